@@ -1,0 +1,235 @@
+"""The call graph: the contract between the Catalyst rules (Scala) and the node daemon (Python).
+
+An ``EvalLLM`` node of the physical plan is one call graph. The driver writes it as JSON, the Spark task
+hands it to its node's daemon, and both sides read it with this module. One row of a task's input is one
+binding of the graph: a value per input column. A call reads input columns and answers of earlier calls.
+
+Nothing here depends on Spark, Arrow or an engine.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class InputRef:
+    """A placeholder filled from input column ``index`` (0-based)."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class CallRef:
+    """A placeholder filled with the answer of call ``index`` of the same graph; always an earlier call."""
+
+    index: int
+
+
+Part = str | InputRef | CallRef
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One chat message: a constant role and a template, as literal text and placeholders in order."""
+
+    role: str
+    parts: tuple[Part, ...]
+
+    def is_static(self) -> bool:
+        return all(isinstance(part, str) for part in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """What guided decoding allows as the answer. Exactly one field is set."""
+
+    choices: tuple[str, ...] | None = None
+    json_schema: str | None = None
+    regex: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Generation options of a call. ``temperature`` 0 is greedy decoding; ``max_tokens`` counts output tokens."""
+
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether equal prompts give equal answers, so that a call may be merged or answered from a cache."""
+        return self.temperature == 0.0 or self.seed is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One LLM call of the graph.
+
+    Either ``messages`` (a conversation whose shape is known to the planner) or ``conversation`` (an input
+    column of type ``list<struct<role, content>>``) is set. ``multiplicity`` is how many calls of the query's
+    text this one stands for after equal calls were merged. ``result_type`` is Spark's JSON for the SQL type
+    of the answer; ``fail_on_error`` says whether a failed row ends the query.
+    """
+
+    index: int
+    model: str
+    messages: tuple[Message, ...]
+    sampling: Sampling
+    conversation: InputRef | None = None
+    constraint: Constraint | None = None
+    result_type: str = '"string"'
+    fail_on_error: bool = True
+    multiplicity: int = 1
+    function: str = "llm"
+
+    def references(self) -> Iterator[InputRef | CallRef]:
+        """Every placeholder of the call, in order of appearance, repeats included."""
+        if self.conversation is not None:
+            yield self.conversation
+        for message in self.messages:
+            for part in message.parts:
+                if not isinstance(part, str):
+                    yield part
+
+    @property
+    def dependencies(self) -> tuple[int, ...]:
+        """Indexes of the calls whose answers this call reads, ascending, without repeats."""
+        return tuple(sorted({ref.index for ref in self.references() if isinstance(ref, CallRef)}))
+
+
+@dataclass(frozen=True, slots=True)
+class CallGraph:
+    """Calls in topological order, and how many input columns they read."""
+
+    calls: tuple[Call, ...]
+    inputs: int
+    version: int = field(default=VERSION)
+
+    def __post_init__(self) -> None:
+        if self.version != VERSION:
+            raise ValueError(
+                f"call graph has version {self.version}, this spark_helium reads version {VERSION}: "
+                "install the same spark_helium on the driver and on every node"
+            )
+        for position, call in enumerate(self.calls):
+            if call.index != position:
+                raise ValueError(f"call {call.index} of the call graph stands at position {position}")
+            for ref in call.references():
+                limit = self.inputs if isinstance(ref, InputRef) else position
+                if not 0 <= ref.index < limit:
+                    raise ValueError(f"call {position} of the call graph reads {ref}, which does not exist before it")
+
+    def to_json(self) -> str:
+        """The wire form read by :meth:`from_json`; keys in a fixed order."""
+        return json.dumps(
+            {"version": self.version, "inputs": self.inputs, "calls": [_call_to_dict(c) for c in self.calls]},
+            separators=(",", ":"),
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> CallGraph:
+        """Read the wire form.
+
+        Raises
+        ------
+        ValueError
+            The text is not a call graph of this version, or a reference points nowhere.
+        """
+        try:
+            data = json.loads(text)
+            calls = tuple(_call_from_dict(i, c) for i, c in enumerate(data["calls"]))
+            return cls(calls=calls, inputs=int(data["inputs"]), version=int(data["version"]))
+        except (KeyError, TypeError, AttributeError) as e:
+            raise ValueError(f"not a call graph: {type(e).__name__}: {e}; text starts with {text[:80]!r}") from e
+
+
+def _part_to_json(part: Part) -> Any:
+    match part:
+        case str():
+            return part
+        case InputRef(index):
+            return {"input": index}
+        case CallRef(index):
+            return {"call": index}
+
+
+def _part_from_json(value: Any) -> Part:
+    if isinstance(value, str):
+        return value
+    if "input" in value:
+        return InputRef(int(value["input"]))
+    return CallRef(int(value["call"]))
+
+
+def _call_to_dict(call: Call) -> dict[str, Any]:
+    out: dict[str, Any] = {
+        "function": call.function,
+        "model": call.model,
+        "messages": [{"role": m.role, "parts": [_part_to_json(p) for p in m.parts]} for m in call.messages],
+        "sampling": {
+            "max_tokens": call.sampling.max_tokens,
+            "temperature": call.sampling.temperature,
+            "top_p": call.sampling.top_p,
+            "seed": call.sampling.seed,
+            "stop": list(call.sampling.stop),
+        },
+        "result_type": call.result_type,
+        "fail_on_error": call.fail_on_error,
+        "multiplicity": call.multiplicity,
+    }
+    if call.conversation is not None:
+        out["conversation"] = _part_to_json(call.conversation)
+    if call.constraint is not None:
+        c = call.constraint
+        out["constraint"] = {
+            k: v
+            for k, v in (
+                ("choices", list(c.choices) if c.choices is not None else None),
+                ("json_schema", c.json_schema),
+                ("regex", c.regex),
+            )
+            if v is not None
+        }
+    return out
+
+
+def _call_from_dict(index: int, data: Mapping[str, Any]) -> Call:
+    sampling = data["sampling"]
+    constraint = data.get("constraint")
+    conversation = data.get("conversation")
+    choices = constraint.get("choices") if constraint else None
+    return Call(
+        index=index,
+        function=str(data.get("function", "llm")),
+        model=str(data["model"]),
+        messages=tuple(
+            Message(str(m["role"]), tuple(_part_from_json(p) for p in m["parts"])) for m in data["messages"]
+        ),
+        sampling=Sampling(
+            max_tokens=int(sampling["max_tokens"]),
+            temperature=float(sampling.get("temperature", 0.0)),
+            top_p=float(sampling.get("top_p", 1.0)),
+            seed=None if sampling.get("seed") is None else int(sampling["seed"]),
+            stop=tuple(sampling.get("stop") or ()),
+        ),
+        conversation=None if conversation is None else InputRef(int(conversation["input"])),
+        constraint=None
+        if constraint is None
+        else Constraint(
+            choices=None if choices is None else tuple(choices),
+            json_schema=constraint.get("json_schema"),
+            regex=constraint.get("regex"),
+        ),
+        result_type=str(data.get("result_type", '"string"')),
+        fail_on_error=bool(data.get("fail_on_error", True)),
+        multiplicity=int(data.get("multiplicity", 1)),
+    )
