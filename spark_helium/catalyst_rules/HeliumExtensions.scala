@@ -1,0 +1,80 @@
+package org.apache.spark.sql.helium
+
+import java.util.jar.JarFile
+
+import scala.util.Using
+
+import org.apache.spark.{SPARK_VERSION, SparkEnv}
+import org.apache.spark.sql.SparkSessionExtensions
+import org.apache.spark.sql.catalyst.plans.logical.LogicalPlan
+import org.apache.spark.sql.catalyst.rules.Rule
+import org.apache.spark.sql.helium.execution.EvalLLMStrategy
+import org.apache.spark.sql.helium.expressions.FunctionCatalog
+import org.apache.spark.sql.helium.rules._
+
+/**
+ * The one place where spark_helium is wired into Spark:
+ * `spark.sql.extensions=org.apache.spark.sql.helium.HeliumExtensions`.
+ *
+ * {{{
+ *   parse and analyse    functions of FunctionCatalog resolve to LLMCall expressions
+ *   check                CheckLLMCallPlacement
+ *   optimize, early      PrepareLLMCalls: RewriteSubqueriesWithCalls, RewriteTwoSidedJoinCalls,
+ *                        ExtractLLMCalls, MergeEqualCalls (once, before Spark's operator rules
+ *                        copy expressions)
+ *   optimize             PruneUnusedCalls (to a fixed point, with Spark's column pruning)
+ *   plan                 EvalLLMStrategy: EvalLLM to EvalLLMExec
+ * }}}
+ */
+class HeliumExtensions extends (SparkSessionExtensions => Unit) {
+
+  override def apply(extensions: SparkSessionExtensions): Unit = {
+    // First, and with nothing of Spark's that may differ: the rest may not even link.
+    SparkCompatibility.check()
+    // SparkEnv is there whenever a context is, which it is before a session is built.
+    Option(SparkEnv.get).foreach(env => HeliumConf.validate(env.conf))
+
+    FunctionCatalog.all.foreach(f => extensions.injectFunction(f.description))
+    extensions.injectCheckRule(_ => CheckLLMCallPlacement)
+    extensions.injectPreOperatorOptimizationRule(_ => PrepareLLMCalls)
+    extensions.injectOptimizerRule(_ => PruneUnusedCalls)
+    extensions.injectPlannerStrategy(_ => EvalLLMStrategy)
+  }
+}
+
+/** The early rules in their order; each leaves a plan without LLM calls as it is. */
+private object PrepareLLMCalls extends Rule[LogicalPlan] {
+
+  private val rules = Seq(
+    RewriteSubqueriesWithCalls, RewriteTwoSidedJoinCalls, ExtractLLMCalls, MergeEqualCalls)
+
+  override def apply(plan: LogicalPlan): LogicalPlan = rules.foldLeft(plan)((p, rule) => rule(p))
+}
+
+/** Refuses a Spark that the jar was not built for, before anything fails to link. */
+private object SparkCompatibility {
+
+  def check(): Unit = manifest.foreach { case (version, built) =>
+    if (minor(built) != minor(SPARK_VERSION)) {
+      throw HeliumErrors.incompatibleSpark(version, built, SPARK_VERSION)
+    }
+  }
+
+  private def minor(version: String): Seq[String] = version.split('.').take(2).toSeq
+
+  /** Our version and Spark's, from the jar's manifest; none where classes are in a folder. */
+  private def manifest: Option[(String, String)] = {
+    val location = getClass.getProtectionDomain.getCodeSource.getLocation
+    if (!location.getPath.endsWith(".jar")) {
+      None
+    } else {
+      Using.resource(new JarFile(new java.io.File(location.toURI))) { jar =>
+        for {
+          attributes <- Option(jar.getManifest).map(_.getMainAttributes)
+          version <- Option(attributes.getValue("Implementation-Version"))
+          built <- Option(attributes.getValue("Spark-Version"))
+        } yield (version, built)
+      }
+    }
+  }
+}

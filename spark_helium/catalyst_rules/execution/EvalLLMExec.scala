@@ -1,0 +1,178 @@
+package org.apache.spark.sql.helium.execution
+
+import org.json4s.{JObject, JString}
+
+import org.apache.spark.{JobArtifactSet, PartitionEvaluator, PartitionEvaluatorFactory}
+import org.apache.spark.api.python.PythonEvalType
+import org.apache.spark.rdd.RDD
+import org.apache.spark.sql.catalyst.InternalRow
+import org.apache.spark.sql.catalyst.expressions._
+import org.apache.spark.sql.catalyst.plans.physical.Partitioning
+import org.apache.spark.sql.execution.{SparkPlan, UnaryExecNode}
+import org.apache.spark.sql.execution.metric.{SQLMetric, SQLMetrics}
+import org.apache.spark.sql.execution.python._
+import org.apache.spark.sql.helium.{HeliumConf, HeliumErrors}
+import org.apache.spark.sql.helium.expressions.LLMCall
+import org.apache.spark.sql.helium.plans.{CallGraph, EvalLLM}
+import org.apache.spark.sql.types.{StringType, StructField, StructType}
+
+/**
+ * Evaluates one call graph over the rows of each partition, through Spark's Arrow Python path.
+ *
+ * {{{
+ *   child rows ──┬── row queue (spills) ────────────────────────────┬─► join by position
+ *                │                                                  │        │
+ *                └── input columns ─► Arrow ─► Python worker ─► answers      ▼
+ *                                                  │ Flight        child columns, answers
+ *                                              node daemon
+ * }}}
+ *
+ * The invariant that keeps it right: the Python worker returns exactly one struct per input row, in
+ * the order of the input. The struct holds `c0 .. cN`, the answers; `usage`, what was counted since
+ * the last batch (NULL on most rows); and `failure`, which ends the query.
+ */
+case class EvalLLMExec(calls: Seq[LLMCall], answers: Seq[Attribute], child: SparkPlan)
+  extends UnaryExecNode
+  with PythonSQLMetrics {
+
+  override def output: Seq[Attribute] = child.output ++ answers
+
+  override def producedAttributes: AttributeSet = AttributeSet(answers)
+
+  override def outputPartitioning: Partitioning = child.outputPartitioning
+
+  override def outputOrdering: Seq[SortOrder] = child.outputOrdering
+
+  override def additionalMetrics: Map[String, SQLMetric] = EvalLLMExec.metrics(this)
+
+  override def simpleString(maxFields: Int): String = s"EvalLLM [${EvalLLM.describe(calls, answers)}]"
+
+  override def verboseStringWithOperatorId(): String =
+    s"""
+       |$formattedNodeName
+       |Input: ${child.output.mkString("[", ", ", "]")}
+       |Calls: ${EvalLLM.describe(calls, answers)}
+       |""".stripMargin
+
+  override protected def withNewChildInternal(newChild: SparkPlan): EvalLLMExec =
+    copy(child = newChild)
+
+  // Read on the driver: a batch of a closure may run after the session's settings have changed.
+  private val jobArtifactUUID = JobArtifactSet.getCurrentJobArtifactState.map(_.uuid)
+
+  override protected def doExecute(): RDD[InternalRow] = {
+    val graph = CallGraph.of(calls, answers)
+    // A graph without columns still needs one, so that the worker knows the number of rows.
+    val inputs = if (graph.inputs.isEmpty) Seq(Literal.TrueLiteral) else graph.inputs
+    val returnType = EvalLLMExec.returnType(calls)
+    val udf = PythonUDF(
+      name = "llm",
+      func = PythonCommand(sparkContext, conf, payload(graph, returnType)),
+      dataType = returnType,
+      children = inputs,
+      evalType = PythonEvalType.SQL_SCALAR_ARROW_ITER_UDF,
+      udfDeterministic = calls.forall(_.deterministic))
+    val struct = udf.resultAttribute
+    val python = new ArrowEvalPythonEvaluatorFactory(
+      child.output,
+      Seq(udf),
+      child.output :+ struct,
+      HeliumConf.int(conf, "spark.helium.stream.batchRows"),
+      PythonEvalType.SQL_SCALAR_ARROW_ITER_UDF,
+      conf.sessionLocalTimeZone,
+      conf.arrowUseLargeVarTypes,
+      ArrowPythonRunner.getPythonRunnerConfMap(conf),
+      pythonMetrics,
+      jobArtifactUUID,
+      None)
+    val factory = new EvalLLMEvaluatorFactory(
+      python,
+      child.output :+ struct,
+      calls.indices.map(i => GetStructField(struct, i)),
+      UsageCounters.names.map(longMetric),
+      longMetric("numOutputRows"),
+      UsageCounters.of(session))
+    if (conf.usePartitionEvaluator) {
+      child.execute().mapPartitionsWithEvaluator(factory)
+    } else {
+      child.execute().mapPartitionsWithIndexInternal { (index, rows) =>
+        factory.createEvaluator().eval(index, rows)
+      }
+    }
+  }
+
+  private def payload(graph: CallGraph, returnType: StructType): String = {
+    val settings = HeliumConf.snapshot(conf).toList.sorted.map { case (k, v) => k -> JString(v) }
+    CallGraph.render(JObject(
+      "graph" -> graph.toJson,
+      "settings" -> JObject(settings),
+      "application" -> JString(sparkContext.applicationId),
+      "return_type" -> JString(returnType.json)))
+  }
+}
+
+object EvalLLMExec {
+
+  private val failure: StructType = new StructType()
+    .add("function", StringType).add("model", StringType)
+    .add("prompt", StringType).add("reason", StringType)
+
+  /** What the Python worker returns per row. */
+  private def returnType(calls: Seq[LLMCall]): StructType = StructType(
+    calls.zipWithIndex.map { case (c, i) => StructField(s"c$i", c.dataType) } ++
+      Seq(StructField("usage", UsageCounters.schema), StructField("failure", failure)))
+
+  private def metrics(exec: EvalLLMExec): Map[String, SQLMetric] = {
+    val context = exec.sparkContext
+    (UsageCounters.descriptions :+ ("numOutputRows" -> "number of output rows")).map {
+      case (name, description) => name -> SQLMetrics.createMetric(context, description)
+    }.toMap
+  }
+}
+
+/** Wraps Spark's evaluator: counts usage, ends the query on a failure, unpacks the answers. */
+private class EvalLLMEvaluatorFactory(
+    python: ArrowEvalPythonEvaluatorFactory,
+    pythonOutput: Seq[Attribute],
+    answers: Seq[Expression],
+    usageMetrics: Seq[SQLMetric],
+    rowMetric: SQLMetric,
+    usage: UsageCounters)
+  extends PartitionEvaluatorFactory[InternalRow, InternalRow] {
+
+  override def createEvaluator(): PartitionEvaluator[InternalRow, InternalRow] =
+    new PartitionEvaluator[InternalRow, InternalRow] {
+
+      private val structIndex = pythonOutput.size - 1
+      private val usageIndex = answers.size
+      private val failureIndex = answers.size + 1
+      private val structSize = answers.size + 2
+
+      override def eval(index: Int, inputs: Iterator[InternalRow]*): Iterator[InternalRow] = {
+        val unpack = UnsafeProjection.create(pythonOutput.init ++ answers, pythonOutput)
+        unpack.initialize(index)
+        python.createEvaluator().eval(index, inputs: _*).map { row =>
+          val struct = row.getStruct(structIndex, structSize)
+          if (!struct.isNullAt(usageIndex)) count(struct)
+          if (!struct.isNullAt(failureIndex)) fail(struct)
+          rowMetric += 1
+          unpack(row)
+        }
+      }
+
+      private def count(struct: InternalRow): Unit = {
+        val size = usageMetrics.size
+        val counts = struct.getStruct(usageIndex, size)
+        val delta = Array.tabulate(size)(counts.getLong)
+        delta.indices.foreach(i => usageMetrics(i) += delta(i))
+        usage.add(delta)
+      }
+
+      private def fail(struct: InternalRow): Unit = {
+        val failure = struct.getStruct(failureIndex, 4)
+        def text(i: Int): String = Option(failure.getUTF8String(i)).fold("")(_.toString)
+        throw (if (text(0) == "daemon") HeliumErrors.daemonFailed(text(3))
+        else HeliumErrors.callFailed(text(0), text(1), text(2), text(3)))
+      }
+    }
+}

@@ -1,0 +1,78 @@
+package org.apache.spark.sql.helium.execution
+
+import java.util.{Collections, WeakHashMap}
+
+import org.apache.spark.SparkContext
+import org.apache.spark.sql.catalyst.InternalRow
+import org.apache.spark.sql.catalyst.expressions.{Expression, Literal}
+import org.apache.spark.sql.classic.SparkSession
+import org.apache.spark.sql.helium.HeliumErrors
+import org.apache.spark.sql.types.{LongType, StructType}
+import org.apache.spark.util.AccumulatorV2
+
+/**
+ * What the node daemons counted, one long per name in [[UsageCounters.names]], summed on the
+ * driver. Unlike an SQL metric it also counts what failed attempts of a task used: those calls were
+ * made.
+ */
+class UsageCounters extends AccumulatorV2[Array[Long], Array[Long]] {
+
+  private var counts = new Array[Long](UsageCounters.names.size)
+
+  override def isZero: Boolean = counts.forall(_ == 0)
+
+  override def copy(): UsageCounters = {
+    val other = new UsageCounters
+    other.counts = counts.clone()
+    other
+  }
+
+  override def reset(): Unit = counts = new Array[Long](counts.length)
+
+  override def add(delta: Array[Long]): Unit = delta.indices.foreach(i => counts(i) += delta(i))
+
+  override def merge(other: AccumulatorV2[Array[Long], Array[Long]]): Unit = add(other.value)
+
+  override def value: Array[Long] = counts
+}
+
+object UsageCounters {
+
+  val function = "helium_usage"
+
+  /** Name and meaning, in the order of the Python worker's `usage` struct. */
+  val descriptions: Seq[(String, String)] = Seq(
+    "calls_requested" -> "calls requested by the query",
+    "calls_sent" -> "calls sent to the engine",
+    "answers_from_cache" -> "answers from the prompt cache",
+    "prompt_tokens" -> "prompt tokens",
+    "cached_prompt_tokens" -> "prompt tokens found in the KV cache",
+    "output_tokens" -> "output tokens",
+    "calls_failed" -> "calls that failed")
+
+  val names: Seq[String] = descriptions.map(_._1)
+
+  val schema: StructType = names.foldLeft(new StructType)(_.add(_, LongType))
+
+  private val bySession =
+    Collections.synchronizedMap(new WeakHashMap[SparkSession, UsageCounters])
+
+  def of(session: SparkSession): UsageCounters =
+    bySession.computeIfAbsent(session, s => register(s.sparkContext))
+
+  private def register(context: SparkContext): UsageCounters = {
+    val counters = new UsageCounters
+    counters.register(context, Some("spark-helium usage"), countFailedValues = true)
+    counters
+  }
+
+  /** `helium_usage()`: the session's counters at this moment, as a constant. */
+  def build(arguments: Seq[Expression]): Expression = {
+    if (arguments.nonEmpty) {
+      throw HeliumErrors.templateArguments(function, "",
+        s"it takes no arguments, and got ${arguments.size}")
+    }
+    val counts = of(SparkSession.active).value
+    Literal.create(InternalRow.fromSeq(counts.toSeq), schema)
+  }
+}

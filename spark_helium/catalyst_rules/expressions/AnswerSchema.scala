@@ -1,0 +1,150 @@
+package org.apache.spark.sql.helium.expressions
+
+import scala.util.control.NonFatal
+
+import org.json4s._
+import org.json4s.jackson.JsonMethods
+
+import org.apache.spark.sql.types._
+
+/**
+ * Reads a `response_schema`: a DDL string or a JSON schema. Both give an SQL type for the answer
+ * and a JSON schema for guided decoding.
+ */
+case class AnswerSchema(dataType: DataType, jsonSchema: String)
+
+object AnswerSchema {
+
+  case class Unsupported(reason: String) extends Exception(reason)
+
+  /** @throws Unsupported with a reason for the user */
+  def parse(text: String): AnswerSchema = {
+    if (text.trim.startsWith("{")) {
+      val schema = try JsonMethods.parse(text) catch {
+        case NonFatal(e) =>
+          throw Unsupported(s"it is not JSON (${firstLine(e)})")
+      }
+      AnswerSchema(new JsonSchemaReader(schema).read(), JsonMethods.compact(schema))
+    } else {
+      val dataType = try DataType.fromDDL(text) catch {
+        case NonFatal(e) => throw Unsupported(s"it is not a DDL string (${firstLine(e)})")
+      }
+      AnswerSchema(dataType, JsonMethods.compact(toJsonSchema(dataType, "the answer")))
+    }
+  }
+
+  private def firstLine(e: Throwable): String =
+    Option(e.getMessage).getOrElse(e.toString).linesIterator.find(_.trim.nonEmpty)
+      .getOrElse("").trim.take(160)
+
+  private def toJsonSchema(dataType: DataType, place: String): JObject = dataType match {
+    case StringType => typed("string")
+    case BooleanType => typed("boolean")
+    case ByteType => integer(Byte.MinValue, Byte.MaxValue)
+    case ShortType => integer(Short.MinValue, Short.MaxValue)
+    case IntegerType => integer(Int.MinValue, Int.MaxValue)
+    case LongType => typed("integer")
+    case FloatType | DoubleType | _: DecimalType => typed("number")
+    case DateType => typed("string", "format" -> JString("date"))
+    case TimestampType => typed("string", "format" -> JString("date-time"))
+    case ArrayType(element, _) =>
+      typed("array", "items" -> toJsonSchema(element, s"the items of $place"))
+    case MapType(StringType, value, _) =>
+      typed("object", "additionalProperties" -> toJsonSchema(value, s"the values of $place"))
+    case struct: StructType =>
+      if (struct.isEmpty) throw Unsupported(s"$place has no fields")
+      val properties = struct.fields.toList.map { f =>
+        val schema = toJsonSchema(f.dataType, s"field ${f.name}")
+        f.name -> f.getComment().fold(schema)(c => schema ~~ ("description" -> JString(c)))
+      }
+      typed("object",
+        "properties" -> JObject(properties),
+        "required" -> JArray(struct.fieldNames.toList.map(JString(_))),
+        "additionalProperties" -> JBool(false))
+    case other => throw Unsupported(s"$place has the type ${other.sql}, which no JSON value has")
+  }
+
+  private implicit class Extended(val schema: JObject) extends AnyVal {
+    def ~~(field: (String, JValue)): JObject = JObject(schema.obj :+ field)
+  }
+
+  private def typed(name: String, more: (String, JValue)*): JObject =
+    JObject(("type" -> JString(name)) :: more.toList)
+
+  private def integer(min: Long, max: Long): JObject =
+    typed("integer", "minimum" -> JInt(min), "maximum" -> JInt(max))
+
+  /** SQL types of a JSON schema. Local `$ref`s are followed; a recursive one has no SQL type. */
+  private class JsonSchemaReader(root: JValue) {
+
+    def read(): DataType = read(root, "the answer", Nil)
+
+    private def read(schema: JValue, place: String, seen: List[String]): DataType = {
+      val union = Seq("anyOf", "oneOf").map(schema \ _).collectFirst { case JArray(s) => s }
+      (schema \ "$ref", union, schema \ "type") match {
+        case (JString(ref), _, _) => read(resolve(ref, place, seen), place, ref :: seen)
+        case (_, Some(options), _) =>
+          options.filterNot(_ \ "type" == JString("null"))
+            .map(read(_, place, seen)).distinct match {
+              case Seq(one) => one
+              case many => throw Unsupported(
+                s"$place may have ${many.size} types, and an SQL type has one")
+            }
+        case (_, _, JArray(types)) =>
+          types.filterNot(_ == JString("null")) match {
+            case List(JString(one)) => typed(one, schema, place, seen)
+            case many => throw Unsupported(
+              s"$place may have ${many.size} types, and an SQL type has one")
+          }
+        case (_, _, JString(name)) => typed(name, schema, place, seen)
+        case _ => schema \ "enum" match {
+          case JArray(values) if values.nonEmpty && values.forall(_.isInstanceOf[JString]) =>
+            StringType
+          case _ => schema \ "const" match {
+            case JString(_) => StringType
+            case _ => throw Unsupported(s"$place has no type")
+          }
+        }
+      }
+    }
+
+    private def typed(
+        name: String, schema: JValue, place: String, seen: List[String]): DataType = name match {
+      case "string" => schema \ "format" match {
+        case JString("date") => DateType
+        case JString("date-time") => TimestampType
+        case _ => StringType
+      }
+      case "integer" => LongType
+      case "number" => DoubleType
+      case "boolean" => BooleanType
+      case "array" => schema \ "items" match {
+        case items: JObject => ArrayType(read(items, s"the items of $place", seen))
+        case _ => throw Unsupported(s"$place is an array without items")
+      }
+      case "object" => (schema \ "properties", schema \ "additionalProperties") match {
+        case (JObject(fields), _) if fields.nonEmpty =>
+          StructType(fields.map { case (field, fieldSchema) =>
+            val struct = StructField(field, read(fieldSchema, s"field $field", seen))
+            fieldSchema \ "description" match {
+              case JString(comment) => struct.withComment(comment)
+              case _ => struct
+            }
+          })
+        case (_, values: JObject) =>
+          MapType(StringType, read(values, s"the values of $place", seen))
+        case _ => throw Unsupported(s"$place is an object without properties")
+      }
+      case other => throw Unsupported(s"$place has the type $other, which SQL does not have")
+    }
+
+    private def resolve(ref: String, place: String, seen: List[String]): JValue = {
+      if (seen.contains(ref)) throw Unsupported(s"$place refers to itself through $ref")
+      if (!ref.startsWith("#/")) throw Unsupported(s"$place refers to $ref outside the schema")
+      ref.drop(2).split('/').foldLeft(root)(_ \ _) match {
+        case JNothing => throw Unsupported(s"$place refers to $ref, which is not there")
+        case found => found
+      }
+    }
+  }
+}

@@ -1,0 +1,150 @@
+package org.apache.spark.sql.helium.expressions
+
+import org.apache.spark.sql.catalyst.expressions.{Expression, Unevaluable}
+import org.apache.spark.sql.types.{DataType, StringType, StructType}
+
+/** One message of a conversation whose shape is known: a constant role, and a template. */
+case class MessageTemplate(role: String, content: PromptTemplate)
+
+/** What a call sends: messages over the call's arguments, or a conversation that is a column. */
+sealed trait PromptSpec {
+  def slots: Seq[Int]
+  def mapSlots(f: Int => Int): PromptSpec
+}
+
+case class Messages(messages: Seq[MessageTemplate]) extends PromptSpec {
+  override def slots: Seq[Int] = messages.flatMap(_.content.slots)
+  override def mapSlots(f: Int => Int): PromptSpec =
+    Messages(messages.map(m => m.copy(content = m.content.mapSlots(f))))
+}
+
+case class ConversationColumn(slot: Int) extends PromptSpec {
+  override def slots: Seq[Int] = Seq(slot)
+  override def mapSlots(f: Int => Int): PromptSpec = ConversationColumn(f(slot))
+}
+
+/** What guided decoding allows as the answer. */
+sealed trait AnswerConstraint
+case class Choices(values: Seq[String]) extends AnswerConstraint
+case class JsonSchema(schema: String) extends AnswerConstraint
+case class AnswerRegex(pattern: String) extends AnswerConstraint
+
+/** How the answer is generated. `temperature` 0 is greedy decoding. */
+case class SamplingOptions(
+    maxTokens: Int,
+    temperature: Double = 0.0,
+    topP: Double = 1.0,
+    seed: Option[Long] = None,
+    stop: Seq[String] = Nil)
+
+/** All that makes two calls with equal arguments different calls. */
+case class LLMOptions(
+    model: String,
+    sampling: SamplingOptions,
+    constraint: Option[AnswerConstraint] = None,
+    failOnError: Boolean = true)
+
+/**
+ * A call of a language model, as the optimizer sees it.
+ *
+ * Two properties are separate. ''May equal calls be merged?'' is `deterministic`: greedy decoding
+ * or a seed. ''May a rule duplicate it?'' is always no, since a call is expensive; once
+ * `ExtractLLMCalls` has made it an output of an `EvalLLM` node, no rule of Spark's can copy it.
+ *
+ * NULL in any argument gives NULL and no call, so the result is always nullable.
+ *
+ * @param function name under which the user called it
+ * @param prompt template over `arguments`; slots index into them, each argument is used
+ * @param arguments strings, or the one conversation column
+ * @param answerType SQL type of the answer itself
+ * @param multiplicity how many calls of the query's text this one stands for
+ * @param written names of the options in the query's text; the others have their defaults
+ */
+case class LLMCall(
+    function: String,
+    prompt: PromptSpec,
+    arguments: Seq[Expression],
+    options: LLMOptions,
+    answerType: DataType = StringType,
+    multiplicity: Int = 1,
+    written: Set[String] = Set.empty)
+  extends Expression
+  with Unevaluable {
+
+  override def children: Seq[Expression] = arguments
+
+  override def nullable: Boolean = true
+
+  override def dataType: DataType =
+    if (options.failOnError) answerType else LLMCall.reportedType(answerType)
+
+  override lazy val deterministic: Boolean =
+    (options.sampling.temperature == 0.0 || options.sampling.seed.isDefined) &&
+      arguments.forall(_.deterministic)
+
+  override def prettyName: String = function
+
+  // How, and how often, the text asks for it does not make it another call.
+  override lazy val canonicalized: Expression =
+    withCanonicalizedChildren.asInstanceOf[LLMCall].copy(multiplicity = 1, written = Set.empty)
+
+  override def toString: String = render(arguments.map(_.toString), LLMCall.describe(options))
+
+  // Names a column, so it must not change with the session's defaults.
+  override def sql: String = render(arguments.map(_.sql),
+    LLMCall.describe(options).filter { case (name, _) => written(name) })
+
+  private def render(args: Seq[String], shown: Seq[(String, String)]): String = {
+    val (template, values) = prompt match {
+      case Messages(messages) if messages.count(_.role != "system") == 1 &&
+          messages.forall(m => m.role == "system" || m.role == "user") =>
+        val user = messages.find(_.role == "user").map(m => quoted(m.content.sql))
+        (user.toSeq, args)
+      case Messages(messages) =>
+        val items = messages.map(m => s"${m.role}: ${quoted(m.content.sql)}")
+        (Seq(items.mkString("[", ", ", "]")), args)
+      case ConversationColumn(_) => (Nil, args)
+    }
+    val system = prompt match {
+      case Messages(messages) =>
+        messages.find(_.role == "system").filter(_ => messages.size == 2)
+          .map(m => s"system => ${quoted(m.content.sql)}").toSeq
+      case _ => Nil
+    }
+    val named = shown.map { case (name, value) => s"$name => $value" }
+    (template ++ values ++ system ++ named).mkString(s"$function(", ", ", ")")
+  }
+
+  private def quoted(text: String): String = s"'${text.replace("'", "\\'")}'"
+
+  override protected def withNewChildrenInternal(
+      newChildren: IndexedSeq[Expression]): LLMCall = copy(arguments = newChildren)
+}
+
+object LLMCall {
+
+  /** The type of a call with `failOnError => false`. */
+  def reportedType(answer: DataType): DataType =
+    new StructType().add("response", answer).add("errorMessage", StringType)
+
+  def isIn(expression: Expression): Boolean = expression.exists(_.isInstanceOf[LLMCall])
+
+  private def describe(options: LLMOptions): Seq[(String, String)] = {
+    val s = options.sampling
+    val constraint = options.constraint.map {
+      case Choices(values) => "choices" -> array(values)
+      case JsonSchema(_) => "response_schema" -> "'...'"
+      case AnswerRegex(pattern) => "regex" -> s"'$pattern'"
+    }
+    Seq("model" -> s"'${options.model}'", "max_tokens" -> s.maxTokens.toString) ++
+      Option.when(s.temperature != 0.0)("temperature" -> s.temperature.toString) ++
+      Option.when(s.topP != 1.0)("top_p" -> s.topP.toString) ++
+      s.seed.map(v => "seed" -> v.toString) ++
+      Option.when(s.stop.nonEmpty)("stop" -> array(s.stop)) ++
+      constraint ++
+      Option.when(!options.failOnError)("failOnError" -> "false")
+  }
+
+  private def array(values: Seq[String]): String =
+    values.map(v => s"'$v'").mkString("array(", ", ", ")")
+}

@@ -1,0 +1,46 @@
+package org.apache.spark.sql.helium.rules
+
+import org.apache.spark.sql.catalyst.analysis.MultiInstanceRelation
+import org.apache.spark.sql.catalyst.expressions._
+import org.apache.spark.sql.catalyst.plans.logical._
+import org.apache.spark.sql.helium.expressions.LLMCall
+import org.apache.spark.sql.helium.plans.EvalLLM
+
+/**
+ * A second copy of a plan beside the first: every attribute that the plan produces gets a new id.
+ */
+private[rules] object FreshCopy {
+
+  /** The copy, and its attribute for each attribute of the original's output. */
+  def apply(plan: LogicalPlan): (LogicalPlan, AttributeMap[Attribute]) = {
+    val copy = plan.transformUpWithNewOutput {
+      case relation: LogicalPlan with MultiInstanceRelation =>
+        val fresh = relation.newInstance()
+        fresh -> relation.output.zip(fresh.output)
+      case p: Project => rename(p, p.copy(projectList = p.projectList.map(newId)))
+      case a: Aggregate =>
+        rename(a, a.copy(aggregateExpressions = a.aggregateExpressions.map(newId)))
+      case w: Window => rename(w, w.copy(windowExpressions = w.windowExpressions.map(newId)))
+      case g: Generate => rename(g, g.copy(generatorOutput = g.generatorOutput.map(_.newInstance())))
+      case e: Expand => rename(e, e.copy(output = e.output.map(_.newInstance())))
+      case e: EvalLLM => 
+        val fresh = AttributeMap(e.answers.map(a => a -> a.newInstance()))
+        val calls = e.calls.map(_.mapChildren(_.transform {
+          case a: Attribute => fresh.getOrElse(a, a)
+        }).asInstanceOf[LLMCall])
+        rename(e, e.copy(calls = calls, answers = e.answers.map(fresh)))
+    }
+    (copy, AttributeMap(plan.output.zip(copy.output)))
+  }
+
+  private def newId(e: NamedExpression): NamedExpression = e match {
+    case alias: Alias => Alias(alias.child, alias.name)(
+      qualifier = alias.qualifier, explicitMetadata = alias.explicitMetadata,
+      nonInheritableMetadataKeys = alias.nonInheritableMetadataKeys)
+    case other => other
+  }
+
+  private def rename(
+      before: LogicalPlan, after: LogicalPlan): (LogicalPlan, Seq[(Attribute, Attribute)]) =
+    after -> before.output.zip(after.output).filter { case (a, b) => a.exprId != b.exprId }
+}

@@ -1,0 +1,56 @@
+package org.apache.spark.sql.helium.rules
+
+import org.apache.spark.sql.catalyst.expressions._
+import org.apache.spark.sql.catalyst.plans.logical._
+import org.apache.spark.sql.helium.expressions.SamplingOptions
+import org.apache.spark.sql.helium.plans.EvalLLM
+import org.apache.spark.sql.helium.testing.PlanSuite
+
+class MergeEqualCallsSuite extends PlanSuite {
+
+  private val first = call("Good? {0}", body)
+  private val (a, b) = (answer(first), answer(first))
+
+  test("equal calls become one, and the output stays") {
+    val plan = eval(first -> a, first -> b)(relation)
+    val merged = MergeEqualCalls(plan)
+    samePlan(merged, Project(relation.output ++ Seq(a, Alias(a, "llm")(exprId = b.exprId)),
+      eval(first.copy(multiplicity = 2) -> a)(relation)))
+    equal(merged.output.map(_.exprId), plan.output.map(_.exprId))
+    equal(MergeEqualCalls(merged) eq merged, true, "idempotent")
+  }
+
+  test("chains merge link by link") {
+    val (whyA, whyB) = (call("Why {0}", a), call("Why {0}", b))
+    val plan = eval(first -> a, first -> b, whyA -> answer(whyA), whyB -> answer(whyB))(relation)
+    equal(MergeEqualCalls(plan).collect { case e: EvalLLM => e.calls.map(_.multiplicity) },
+      Seq(Seq(2, 2)))
+  }
+
+  test("calls that differ in template, options or arguments stay") {
+    val others = Seq(call("Bad? {0}", body), call("Good? {0}", title),
+      callWith(SamplingOptions(17))("Good? {0}", body),
+      first.copy(options = first.options.copy(model = "a/b")),
+      first.copy(options = first.options.copy(failOnError = false)))
+    val plan = EvalLLM(first +: others, (first +: others).map(answer), relation)
+    equal(MergeEqualCalls(plan) eq plan, true)
+  }
+
+  test("calls with a temperature and no seed stay, with a seed they merge") {
+    def draws(seed: Option[Long]) = {
+      val draw = callWith(SamplingOptions(16, temperature = 1.0, seed = seed))("Draw {0}", body)
+      eval(draw -> answer(draw), draw -> answer(draw))(relation)
+    }
+    val plan = draws(None)
+    equal(MergeEqualCalls(plan) eq plan, true)
+    equal(MergeEqualCalls(draws(Some(1))).collect { case e: EvalLLM => e.calls.size }, Seq(1))
+  }
+
+  test("switched off, by its own switch or by the one of all rules") {
+    val plan = eval(first -> a, first -> b)(relation)
+    Seq("spark.helium.optimizer.enabled", "spark.helium.optimizer.mergeEqualCalls.enabled")
+      .foreach { key =>
+        withSetting(key, "false")(equal(MergeEqualCalls(plan) eq plan, true, key))
+      }
+  }
+}

@@ -1,0 +1,33 @@
+package org.apache.spark.sql.helium.testing
+
+import org.apache.spark.sql.helium._
+import org.apache.spark.sql.helium.expressions._
+import org.apache.spark.sql.helium.plans._
+import org.apache.spark.sql.helium.rules._
+
+/** Runs every suite; exit code 1 when a test failed. */
+object RunSuites {
+
+  private def suites: Seq[HeliumSuite] = Seq(
+    new HeliumConfSuite,
+    new PromptTemplateSuite,
+    new AnswerSchemaSuite,
+    new LLMCallBuilderSuite,
+    new CallGraphSuite,
+    new ExtractLLMCallsSuite,
+    new RewriteTwoSidedJoinCallsSuite,
+    new MergeEqualCallsSuite,
+    new PruneUnusedCallsSuite)
+
+  def main(args: Array[String]): Unit = {
+    val results = suites.flatMap(_.run())
+    val failed = results.collect { case (name, Some(e)) => name -> e }
+    failed.foreach { case (name, e) =>
+      println(s"FAILED $name")
+      e.printStackTrace(System.out)
+    }
+    println(s"${results.size - failed.size} passed, ${failed.size} failed")
+    // Not exit(0): a non-daemon thread left behind would be a mistake worth seeing.
+    if (failed.nonEmpty) System.exit(1)
+  }
+}
