@@ -1,0 +1,1 @@
+"""What runs on a node beside Spark: the daemon, its client, its engines, its prompt cache."""

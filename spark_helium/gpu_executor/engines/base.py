@@ -1,0 +1,167 @@
+"""What an inference engine is to the daemon.
+
+An engine takes *tokens* and gives *text*: rendering a conversation into tokens is the engine's
+:class:`PromptRenderer`, because only the engine knows its chat template and its tokenizer. Requests go in
+and results come out in batches, so that the cost of crossing the interface is paid per batch, not per call.
+
+The daemon's dispatcher is the only caller and calls from one thread.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from spark_helium.call_graph import Constraint, Sampling
+
+RequestId = int
+
+# Token ids as native unsigned 32-bit integers, back to back. Bytes and not a tuple, because a prompt is a
+# cache key, a prefix and a message far more often than a list of numbers: one object to hash and to compare.
+# Use token_count, never len, for the number of tokens.
+Tokens = bytes
+TOKEN_BYTES = 4
+
+
+def pack_tokens(ids: Iterable[int]) -> Tokens:
+    """Token ids in the packed form.
+
+    >>> unpack_tokens(pack_tokens([1, 2, 50_000]))
+    [1, 2, 50000]
+    """
+    return array("I", ids).tobytes()
+
+
+def unpack_tokens(tokens: Tokens) -> list[int]:
+    """The token ids of the packed form."""
+    return array("I", tokens).tolist()
+
+
+def token_count(tokens: Tokens) -> int:
+    """How many tokens the packed form holds."""
+    return len(tokens) // TOKEN_BYTES
+
+
+# One message as (role, segments). A segment is (text, trusted): text of a template is trusted, text from a
+# column or from an earlier answer is not, and can never become a special token.
+Segment = tuple[str, bool]
+RenderedMessage = tuple[str, tuple[Segment, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What the daemon must know of a running engine.
+
+    Attributes
+    ----------
+    model: the name that the query used.
+    fingerprint: changes when weights, tokenizer or chat template change; part of every cache key.
+    max_model_len: most tokens that a prompt and its answer may have together.
+    block_size: tokens per KV block; prefixes are shared in whole blocks.
+    kv_blocks: KV blocks that the engine owns.
+    """
+
+    engine: str
+    model: str
+    fingerprint: str
+    max_model_len: int
+    block_size: int
+    kv_blocks: int
+    version: str
+
+
+@dataclass(slots=True)  # not frozen: a frozen one takes twice as long to create, and there is one per call
+class EngineRequest:
+    """One call, rendered. ``tokens`` is the whole prompt; lower ``priority`` runs earlier."""
+
+    id: RequestId
+    tokens: Tokens
+    sampling: Sampling
+    constraint: Constraint | None = None
+    priority: int = 0
+
+
+@dataclass(slots=True)  # not frozen, as EngineRequest
+class EngineResult:
+    """One finished call. ``error`` is None, or a sentence for the user, and then ``text`` is empty.
+
+    ``cached_prompt_tokens`` of the ``prompt_tokens`` came from the engine's prefix cache. ``truncated`` says
+    that the answer ended at ``max_tokens``. ``retryable`` is only meaningful together with ``error``.
+    """
+
+    id: RequestId
+    text: str = ""
+    prompt_tokens: int = 0
+    cached_prompt_tokens: int = 0
+    output_tokens: int = 0
+    truncated: bool = False
+    error: str | None = None
+    retryable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RenderError:
+    """Why one conversation could not become tokens, as a sentence for the user."""
+
+    reason: str
+
+
+class PromptRenderer(ABC):
+    """Turns conversations into prompt tokens with the model's own chat template and tokenizer."""
+
+    @abstractmethod
+    def render(self, conversations: Sequence[Sequence[RenderedMessage]]) -> list[Tokens | RenderError]:
+        """Tokens of each conversation, generation prompt included, in the given order.
+
+        A conversation that cannot be rendered (an unknown role, text that is not Unicode, a template that
+        refuses it) gives its own :class:`RenderError` and does not disturb the others.
+
+        A conversation whose untrusted segments hold no special-token text gives exactly the tokens that the
+        plain chat template and tokenizer give for it.
+        """
+
+
+class Engine(ABC):
+    """An inference engine. All methods but :meth:`poll` return without waiting for the model."""
+
+    @property
+    @abstractmethod
+    def info(self) -> EngineInfo: ...
+
+    @property
+    @abstractmethod
+    def renderer(self) -> PromptRenderer: ...
+
+    @abstractmethod
+    def submit(self, requests: Sequence[EngineRequest]) -> None:
+        """Queue the requests. Ids must be new. A request that cannot run comes back from poll as an error.
+
+        Raises
+        ------
+        EngineError
+            The engine is dead.
+        """
+
+    @abstractmethod
+    def poll(self, timeout: float) -> list[EngineResult]:
+        """Results that became ready, each once, in order of completion; waits up to ``timeout`` seconds for the first.
+
+        Raises
+        ------
+        EngineError
+            The engine is dead; no unfinished request will come back.
+        """
+
+    @abstractmethod
+    def abort(self, ids: Sequence[RequestId]) -> None:
+        """Stop these requests. None of them comes back from a later poll. Unknown ids are ignored."""
+
+    @abstractmethod
+    def wake(self) -> None:
+        """Make a waiting :meth:`poll` return now. May be called from any thread."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop the engine and free its memory. May be called twice."""

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spark_helium.gpu_executor.engines.base import pack_tokens
+from spark_helium.gpu_executor.engines.prefix_cache import PrefixCache
+
+
+class NaiveCache:
+    """The same, written as a list of whole prefixes in order of last use."""
+
+    def __init__(self, blocks: int, block_size: int) -> None:
+        self.blocks, self.block_size = blocks, block_size
+        self.prefixes: list[tuple[int, ...]] = []
+
+    def enter(self, tokens: list[int]) -> int:
+        size = self.block_size
+        hits = 0
+        while (hits + 1) * size < len(tokens) and tuple(tokens[: (hits + 1) * size]) in self.prefixes:
+            hits += 1
+        self.extend(tokens)
+        return hits * size
+
+    def extend(self, tokens: list[int]) -> None:
+        for count in range(len(tokens) // self.block_size, 0, -1):
+            prefix = tuple(tokens[: count * self.block_size])
+            if prefix in self.prefixes:
+                self.prefixes.remove(prefix)
+            self.prefixes.append(prefix)
+            self.prefixes = self.prefixes[-self.blocks :]
+
+
+# Few different tokens and short prompts, so that prefixes meet, fork and are evicted.
+prompts = st.lists(st.integers(0, 1), min_size=1, max_size=14)
+
+
+@given(
+    blocks=st.integers(1, 8),
+    block_size=st.integers(1, 3),
+    operations=st.lists(st.tuples(st.booleans(), prompts), max_size=40),
+)
+def test_agrees_with_a_naive_model(blocks: int, block_size: int, operations: list[tuple[bool, list[int]]]) -> None:
+    cache, naive = PrefixCache(blocks, block_size), NaiveCache(blocks, block_size)
+    for is_prompt, tokens in operations:
+        if is_prompt:
+            assert cache.enter(pack_tokens(tokens)) == naive.enter(tokens)
+        else:
+            cache.extend(pack_tokens(tokens))
+            naive.extend(tokens)
+        assert len(cache) == len(naive.prefixes) <= blocks
+
+
+def test_never_counts_the_whole_prompt_as_cached() -> None:
+    cache = PrefixCache(blocks=100, block_size=4)
+    prompt = pack_tokens(range(12))
+    assert cache.enter(prompt) == 0
+    assert cache.enter(prompt) == 8
+    assert cache.enter(pack_tokens(range(13))) == 12
+
+
+def test_an_equal_block_behind_another_prefix_is_no_hit() -> None:
+    cache = PrefixCache(blocks=100, block_size=2)
+    cache.enter(pack_tokens([1, 1, 5, 5, 0]))
+    assert cache.enter(pack_tokens([2, 2, 5, 5, 0])) == 0
+
+
+@pytest.mark.parametrize(("blocks", "block_size"), [(0, 16), (16, 0)])
+def test_refuses_a_cache_without_room(blocks: int, block_size: int) -> None:
+    with pytest.raises(ValueError, match="at least one block"):
+        PrefixCache(blocks, block_size)
