@@ -1,0 +1,224 @@
+"""The ``spark-helium`` command: look at, start and stop the daemons of this node by hand.
+
+Spark's tasks start the daemon that they need themselves; none of this is necessary for a query.
+
+Exit status: 0 done, 1 failed, 2 wrong usage, 3 no daemon runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from spark_helium.conf import Settings, full_key
+from spark_helium.errors import ConfigurationError, DaemonError, HeliumError
+
+if TYPE_CHECKING:
+    from spark_helium.gpu_executor.lifecycle import DaemonFiles
+
+OK, FAILED, WRONG_USAGE, NOT_RUNNING = 0, 1, 2, 3
+STOP_SECONDS = 20.0
+
+Subparsers = Any  # argparse has no public name for it
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="spark-helium", description="LLM calls as Spark operators: the node daemon.")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for add in COMMANDS:
+        add(subparsers)
+    options = parser.parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except ConfigurationError as e:
+        print(f"spark-helium: {e}", file=sys.stderr)
+        return WRONG_USAGE
+    except HeliumError as e:
+        print(f"spark-helium: {e}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+def _command(subparsers: Subparsers, name: str, run: Callable[[argparse.Namespace], int], text: str) -> Any:
+    parser = subparsers.add_parser(name, help=text, description=text)
+    parser.set_defaults(run=run)
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="a setting, with or without 'spark.helium.' in front; may be repeated",
+    )
+    return parser
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    """The settings that ``--set`` gave.
+
+    Raises
+    ------
+    ConfigurationError
+        A text is not ``KEY=VALUE``, or the setting does not exist or take the value.
+    """
+    given = {}
+    for text in options.set:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigurationError(f"--set {text!r}: give a setting and its value as KEY=VALUE")
+        given[full_key(key)] = value
+    return Settings(given)
+
+
+def _add_serve(subparsers: Subparsers) -> None:
+    parser = _command(
+        subparsers,
+        "serve",
+        _serve,
+        "Start the daemon of a configuration. Queries with the same engine settings use it. It stays until it is "
+        "stopped, unless executor.idleTimeout is set.",
+    )
+    parser.add_argument("--model", action="append", default=[], help="start this model's engine now; may be repeated")
+    parser.add_argument("--background", action="store_true", help="return when it is up, engines included")
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from spark_helium.gpu_executor import daemon, lifecycle
+    from spark_helium.gpu_executor.client import ping
+
+    settings = settings_of(options)
+    files = lifecycle.DaemonFiles.of(settings)
+    running = ping(files)
+    if running is not None:
+        print(f"spark-helium: already running as process {running.pid}: {files.socket}", file=sys.stderr)
+        return FAILED
+    if options.background:
+        lifecycle.ensure_daemon(settings, by_hand=True, models=tuple(options.model))
+        return _wait_for_engines(files, settings["executor.startTimeout"] / 1000)
+    daemon.configure_logging()
+    with contextlib.ExitStack() as until_ready:
+        until_ready.enter_context(lifecycle.starting(files, settings["executor.startTimeout"] / 1000))
+        daemon.serve(settings, files, by_hand=True, models=options.model, on_ready=until_ready.close)
+    # Threads of gRPC and of engines must not hold a daemon that is done.
+    sys.stdout.flush()
+    os._exit(OK)
+
+
+def _wait_for_engines(files: DaemonFiles, timeout: float) -> int:
+    from spark_helium.gpu_executor.client import ping
+    from spark_helium.gpu_executor.last_words import last_words, read_from
+
+    deadline = time.monotonic() + timeout
+    while True:
+        status = ping(files)
+        if status is None:
+            words = last_words(read_from(files.log, 0))
+            raise DaemonError(f"the daemon ended while its engines started. Its last words:\n{words}")
+        failed = [engine.model for engine in status.engines if engine.state == "failed"]
+        if failed:
+            words = last_words(read_from(files.log, 0))
+            raise DaemonError(f"the engine of {', '.join(failed)} did not start. The daemon's last words:\n{words}")
+        if all(engine.state == "ready" for engine in status.engines):
+            print(f"daemon {files.identity} runs as process {status.pid}; log: {files.log}")
+            return OK
+        if time.monotonic() > deadline:
+            raise DaemonError(f"the engines are not up after {timeout:.0f} s; see {files.log}")
+        time.sleep(0.2)
+
+
+def _add_status(subparsers: Subparsers) -> None:
+    parser = _command(subparsers, "status", _status, "Show your daemons on this node.")
+    parser.add_argument("--json", action="store_true", help="one JSON array instead of a table")
+
+
+def _status(options: argparse.Namespace) -> int:
+    from spark_helium.gpu_executor import lifecycle
+    from spark_helium.gpu_executor.client import ping
+
+    directory = lifecycle.private_directory(settings_of(options))
+    found: list[dict[str, Any]] = []
+    for files in lifecycle.known_daemons(directory):
+        status = ping(files)
+        if status is None:
+            found.append({"identity": files.identity, "pid": lifecycle.process_of(files), "answers": False})
+        else:
+            found.append({**asdict(status), "answers": True})
+        found[-1] |= {"socket": str(files.socket), "log": str(files.log)}
+    if options.json:
+        print(json.dumps(found, indent=2))
+    elif not found:
+        print(f"no daemon runs (directory {directory})")
+    else:
+        rows = [_HEADINGS, *map(_table_row, found)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    return OK if found else NOT_RUNNING
+
+
+_HEADINGS = ("ID", "PID", "UP", "STREAMS", "CALLS", "ROWS", "SENT", "CACHED", "CACHE", "ENGINES")
+
+
+def _table_row(daemon: dict[str, Any]) -> tuple[str, ...]:
+    if not daemon["answers"]:
+        return (daemon["identity"], str(daemon["pid"]), *["-"] * 7, f"does not answer; see {daemon['log']}")
+    minutes, seconds = divmod(int(daemon["uptime"]), 60)
+    engines = [f"{e['model']} ({e['engine'] or e['state']})" for e in daemon["engines"]]
+    return (
+        daemon["identity"],
+        str(daemon["pid"]),
+        f"{minutes // 60}:{minutes % 60:02}:{seconds:02}",
+        str(daemon["streams"]),
+        str(daemon["calls_in_flight"]),
+        str(daemon["rows_answered"]),
+        str(daemon["counters"]["calls_sent"]),
+        str(daemon["counters"]["answers_from_cache"]),
+        f"{daemon['cache_bytes'] / (1 << 20):.1f} of {daemon['cache_limit'] / (1 << 20):.0f} MiB",
+        ", ".join(engines) or "none yet",
+    )
+
+
+def _add_stop(subparsers: Subparsers) -> None:
+    parser = _command(subparsers, "stop", _stop, "Stop your daemons on this node, or some of them.")
+    parser.add_argument("id", nargs="*", help="which ones, as status shows them, or the start of it; all if none given")
+    parser.add_argument("--kill", action="store_true", help="kill a daemon that does not answer")
+
+
+def _stop(options: argparse.Namespace) -> int:
+    from spark_helium.gpu_executor import client, lifecycle
+
+    known = lifecycle.known_daemons(lifecycle.private_directory(settings_of(options)))
+    chosen = [files for files in known if not options.id or any(files.identity.startswith(id_) for id_ in options.id)]
+    for wanted in options.id:
+        if not any(files.identity.startswith(wanted) for files in known):
+            print(f"no daemon {wanted} runs", file=sys.stderr)
+    if not chosen:
+        print("no daemon runs", file=sys.stderr)
+        return NOT_RUNNING
+    for files in chosen:
+        process = lifecycle.process_of(files)
+        if not client.stop(files) and process is not None:
+            if not options.kill:
+                raise DaemonError(f"daemon {files.identity} (process {process}) does not answer; use --kill")
+            os.kill(process, signal.SIGKILL)
+        lifecycle.wait_until_gone(files, STOP_SECONDS)
+        print(f"stopped {files.identity}")
+    return OK
+
+
+# To add a command, write a function that takes argparse's subparsers and calls set_defaults(run=...) with what
+# takes the options and returns an exit status, and list it here.
+COMMANDS: tuple[Callable[[Subparsers], None], ...] = (_add_serve, _add_status, _add_stop)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,199 @@
+"""The daemon's client: control actions, and one task's stream of rows."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections import deque
+from dataclasses import dataclass
+from typing import Self
+
+import pyarrow as pa
+from pyarrow import flight
+
+from spark_helium.conf import Settings
+from spark_helium.errors import DaemonError, HeliumError
+from spark_helium.gpu_executor.last_words import last_words, read_from, size_of
+from spark_helium.gpu_executor.lifecycle import DaemonFiles, answers, ensure_daemon, find_owner
+from spark_helium.gpu_executor.messages import Accepted, Counters, Fatal, Report, Status, StreamHeader, WireMessage
+
+ATTEMPTS = 3  # a daemon may decide to exit between being found and being used
+
+
+def ping(files: DaemonFiles, timeout: float = 5.0) -> Status | None:
+    """The status of the daemon, or None when none answers.
+
+    Raises
+    ------
+    ProtocolError
+        The daemon speaks another version.
+    """
+    if not answers(files.socket):
+        return None
+    try:
+        return Status.decode(_act(files, "status", timeout))
+    except flight.FlightError:
+        return None
+
+
+def stop(files: DaemonFiles) -> bool:
+    """Ask the daemon to stop; False when none answers."""
+    try:
+        _act(files, "stop", 3.0)
+    except flight.FlightError:
+        return False
+    return True
+
+
+def _act(files: DaemonFiles, action: str, timeout: float) -> bytes:
+    with flight.connect(files.location) as client:
+        results = client.do_action(flight.Action(action, b""), flight.FlightCallOptions(timeout=timeout))
+        return b"".join(result.body.to_pybytes() for result in results)
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerBatch:
+    """Finished rows as they came: ``row`` and, per call, ``textK``, ``reasonK``, ``truncatedK``."""
+
+    batch: pa.RecordBatch
+    counters: Counters
+
+
+class RowStream:
+    """One task's rows to the daemon and back.
+
+    Sending and receiving are independent: a thread of the stream takes in answers and makes :meth:`fileno`
+    readable, so that the caller can wait for answers and for other things at once. Create it after a fork, and
+    do not take it across one.
+
+    Not safe for use by several threads.
+    """
+
+    def __init__(self, files: DaemonFiles, header: StreamHeader, schema: pa.Schema) -> None:
+        self._log = files.log
+        self._log_start = size_of(files.log)
+        self._arrived: deque[AnswerBatch | Fatal] = deque()
+        self._wake_out, self._wake_in = os.pipe()
+        os.set_blocking(self._wake_out, False)
+        self._ended = False
+        self._client = flight.connect(files.location)
+        try:
+            descriptor = flight.FlightDescriptor.for_command(header.encode())
+            self._writer, self._reader = self._client.do_exchange(descriptor)
+            self._writer.begin(schema)
+            first = WireMessage.decode(self._reader.read_chunk().app_metadata.to_pybytes())
+        except BaseException:
+            self._client.close()
+            self._close_pipe()
+            raise
+        self._receiver = threading.Thread(target=self._receive_all, name="helium answers", daemon=True)
+        if isinstance(first, Accepted):
+            self._receiver.start()
+        else:
+            assert isinstance(first, Fatal), f"a stream began with {first}"
+            self._arrived.append(first)
+            os.write(self._wake_in, b"x")
+
+    @classmethod
+    def open(cls, settings: Settings, header: StreamHeader, schema: pa.Schema) -> Self:
+        """Open a stream to the configuration's daemon on this node, starting it if need be.
+
+        Raises
+        ------
+        DaemonStartError
+            The daemon did not come up.
+        DaemonError
+            It came up and went away again.
+        """
+        trouble: Exception | None = None
+        files = DaemonFiles.of(settings)
+        for attempt in range(ATTEMPTS):
+            if attempt or not answers(files.socket):
+                ensure_daemon(settings)
+            try:
+                return cls(files, header, schema)
+            except (flight.FlightError, StopIteration) as e:
+                trouble = e
+        raise DaemonError(f"the node's daemon ended {ATTEMPTS} times before it took a stream: {trouble}") from trouble
+
+    @staticmethod
+    def header(graph: str, settings: Settings, application: str, query: str) -> StreamHeader:
+        """The header for a task of this process."""
+        return StreamHeader(
+            graph=graph,
+            cache=settings["cache.enabled"],
+            query=query,
+            application=application,
+            owner=find_owner(),
+            start_timeout=settings["executor.startTimeout"] / 1000,
+            idle_timeout=settings["executor.idleTimeout"] / 1000,
+        )
+
+    def send(self, batch: pa.RecordBatch) -> None:
+        """Send rows. A stream that broke off says so in :meth:`receive`, not here."""
+        with contextlib.suppress(flight.FlightError, pa.ArrowInvalid, OSError):
+            self._writer.write_batch(batch)
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when :meth:`receive` has something."""
+        return self._wake_out
+
+    def receive(self) -> list[AnswerBatch | Fatal]:
+        """What arrived since the last time, without waiting. Nothing comes after a :class:`Fatal`."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._wake_out, 4096)
+        out = []
+        while self._arrived:
+            out.append(self._arrived.popleft())
+        return out
+
+    def _receive_all(self) -> None:
+        try:
+            while True:
+                chunk = self._reader.read_chunk()
+                message = WireMessage.decode(chunk.app_metadata.to_pybytes())
+                if isinstance(message, Report):
+                    self._arrived.append(AnswerBatch(chunk.data, message.counters))
+                elif isinstance(message, Fatal):
+                    self._arrived.append(message)
+                    break
+                os.write(self._wake_in, b"x")
+        except StopIteration:
+            self._arrived.append(Fatal(self._broke_off("closed the stream")))
+        except HeliumError as e:
+            self._arrived.append(Fatal(str(e)))
+        except Exception as e:
+            self._arrived.append(Fatal(self._broke_off(f"broke off: {type(e).__name__}: {e}")))
+        with contextlib.suppress(OSError):
+            os.write(self._wake_in, b"x")
+
+    def _broke_off(self, how: str) -> str:
+        if self._ended:
+            return "the stream was closed"
+        # Only the log's end since the stream began can have to do with it.
+        words = last_words(read_from(self._log, self._log_start))
+        return f"the node's daemon {how[:300]}" + (f"\nThe last words of its log:\n{words}" if words else "")
+
+    def close(self) -> None:
+        """End the stream; the daemon aborts what is unfinished."""
+        if self._ended:
+            return
+        self._ended = True
+        self._reader.cancel()
+        if self._receiver.is_alive():
+            self._receiver.join(5.0)
+        with contextlib.suppress(flight.FlightError, pa.ArrowInvalid, OSError):
+            self._writer.close()
+        self._client.close()
+        self._close_pipe()
+
+    def _close_pipe(self) -> None:
+        os.close(self._wake_in)
+        os.close(self._wake_out)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

@@ -1,0 +1,402 @@
+"""The dispatcher: rows of all streams in, calls to the engines, answers back. Knows nothing of sockets.
+
+One thread owns all state here: streams, prompt cache, calls in flight, engines. Other threads talk to it only
+through :meth:`Dispatcher.post`. Work moves in batches, so that no cost but the engine's is paid per call.
+
+Where a row is::
+
+    feed -> [NULL argument?] -> ready -> rendered -> [in the cache? equal call in flight?] -> engine -> settled
+                                  ^                                                                       |
+                                  +------------- calls that read this answer and now have all they read --+
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from spark_helium.call_graph import Call
+from spark_helium.errors import HeliumError
+from spark_helium.gpu_executor.call_template import Column
+from spark_helium.gpu_executor.engine_pool import EnginePool, EngineSlot, StartFailure
+from spark_helium.gpu_executor.engines.base import Engine, EngineRequest, EngineResult, RenderError, token_count
+from spark_helium.gpu_executor.engines.rendering import too_long
+from spark_helium.gpu_executor.messages import Counters, EngineStatus, Fatal
+from spark_helium.gpu_executor.prompt_cache import CacheKey, CallKeys, PromptCache
+from spark_helium.gpu_executor.stream import CallGroup, RowBatch, Stream
+
+log = logging.getLogger(__name__)
+
+CALLS_PER_TURN = 1024  # rendered and submitted before the engines are polled again
+POLL_SECONDS = 0.05  # longest wait in one engine's poll; other threads cut it short with wake()
+POLL_SECONDS_OF_SEVERAL = 0.002  # the same while several engines are busy, which take turns
+IDLE_SECONDS = 0.25  # longest wait for work when no call is in flight
+
+Waiter = tuple[Stream, RowBatch, int, int]  # who gets an answer: stream, batch, call, row of the batch
+
+
+@dataclass(slots=True, eq=False)
+class Flight:
+    """A request in an engine. The first waiter pays for it; later ones joined because their call is equal."""
+
+    slot: EngineSlot
+    key: CacheKey | None
+    waiters: list[Waiter]
+
+
+@dataclass(frozen=True, slots=True)
+class DispatcherStatus:
+    """The dispatcher's part of the daemon's status."""
+
+    calls_in_flight: int
+    rows_answered: int
+    counters: Counters
+    cache_entries: int
+    cache_bytes: int
+    engines: tuple[EngineStatus, ...]
+
+
+class Dispatcher:
+    """Runs the calls of all streams on the engines that ``create`` makes.
+
+    Parameters
+    ----------
+    create: makes the engine of a model; called on a thread of its own.
+    cache_bytes: most memory of the prompt cache.
+    last_words: see :class:`EnginePool`.
+    """
+
+    def __init__(
+        self,
+        create: Callable[[str], Engine],
+        cache_bytes: int,
+        last_words: Callable[[], Callable[[], str]] = lambda: lambda: "",
+    ) -> None:
+        self.cache = PromptCache(cache_bytes)
+        self._inbox: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        self._pool = EnginePool(create, self.post, self._engine_ready, self._engine_did_not_start, last_words)
+        self._ready: deque[CallGroup] = deque()
+        self._opened: dict[tuple[int, int], CallGroup] = {}  # calls that can start, by batch and call
+        self._flights: dict[int, Flight] = {}
+        self._by_key: dict[CacheKey, Flight] = {}
+        self._ids = itertools.count()
+        self._streams: dict[Stream, list[CallKeys | None]] = {}
+        self._counters = Counters()
+        self._rows_answered = 0
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="dispatcher", daemon=True)
+
+    # --- for any thread
+
+    def start(self) -> None:
+        """Start the dispatcher's thread."""
+        self._thread.start()
+
+    def stop(self, reason: str, timeout: float = 10.0) -> None:
+        """Fail what is open, stop the engines, end the thread."""
+        self.post(lambda: self._stop(reason))
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the dispatcher's thread runs."""
+        return self._thread.is_alive()
+
+    def post(self, action: Callable[[], object]) -> None:
+        """Run ``action`` on the dispatcher's thread, soon."""
+        self._inbox.put(action)
+        for engine in self._pool.live:
+            engine.wake()
+
+    def open(self, stream: Stream) -> None:
+        """Begin a stream. Its ``deliver`` gets finished rows from now on."""
+        self.post(lambda: self._streams.setdefault(stream, [None] * len(stream.graph.calls)))
+
+    def feed(self, stream: Stream, inputs: list[Column], size: int) -> None:
+        """Take in ``size`` rows of a stream, one list of values per input column."""
+        self.post(lambda: self._feed(stream, inputs, size))
+
+    def close(self, stream: Stream) -> None:
+        """End a stream: what it still has in the engines is aborted, unless other streams wait for the same call."""
+        self.post(lambda: self._close(stream))
+
+    def warm_up(self, model: str) -> None:
+        """Start a model's engine before a call asks for it."""
+        self.post(lambda: self._pool.slot(model, ""))
+
+    def status(self, timeout: float = 5.0) -> DispatcherStatus:
+        """A consistent view of the state.
+
+        Raises
+        ------
+        queue.Empty
+            The dispatcher's thread did not answer in time.
+        """
+        answer: queue.SimpleQueue[DispatcherStatus] = queue.SimpleQueue()
+        self.post(lambda: answer.put(self._status()))
+        return answer.get(timeout=timeout)
+
+    # --- the dispatcher's thread
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping:
+                self._receive()
+                self._call()
+                self._collect()
+                self._publish()
+        except BaseException:
+            log.critical("the dispatcher broke: please report this", exc_info=True)
+            self._stop("the daemon broke; its log has the reason")
+        finally:
+            self._pool.close()
+
+    def _receive(self) -> None:
+        """Run what other threads posted; waits for it when there is nothing else to do."""
+        idle = not (self._flights or self._ready or self._opened)
+        try:
+            action = self._inbox.get(timeout=IDLE_SECONDS) if idle else self._inbox.get_nowait()
+            while True:
+                action()
+                action = self._inbox.get_nowait()
+        except queue.Empty:
+            pass
+        self._give_up_late_engines()
+
+    def _call(self) -> None:
+        """Start the calls that can start, some at a time: cache, or an equal call in flight, or the engine."""
+        self._ready.extend(self._opened.values())
+        self._opened.clear()
+        budget = CALLS_PER_TURN
+        while self._ready and budget > 0:
+            group = self._ready.popleft()
+            stream = group.stream
+            if stream.closed:
+                continue
+            slot = self._pool.slot(stream.graph.calls[group.call].model, stream.query)
+            if isinstance(slot, StartFailure):
+                self._fail(stream, slot.reason, stream.graph.calls[group.call].model)
+            elif slot.engine is None:
+                slot.waiting.append(group)
+            else:
+                budget -= len(group.rows)
+                self._submit(slot, slot.engine, group)
+
+    def _submit(self, slot: EngineSlot, engine: Engine, group: CallGroup) -> None:
+        stream, batch, k, rows = group.stream, group.batch, group.call, group.rows
+        template, counters = stream.templates[k], stream.counters
+        call = template.call
+        try:
+            prompts = template.render(engine.renderer, batch.inputs, batch.answers, rows)
+        except Exception as e:
+            log.exception("rendering of %s failed", call.function)
+            self._fail(stream, f"the prompts could not be rendered: {type(e).__name__}: {e}", call.model)
+            return
+        counters.calls_requested += len(rows) * call.multiplicity
+        keys = self._keys(stream, slot, call)
+        limit, setting = slot.max_prompt_bytes, f"spark.helium.{engine.info.engine}.maxModelLen"
+        requests: list[EngineRequest] = []
+        for row, prompt in zip(rows, prompts, strict=True):
+            if isinstance(prompt, RenderError):
+                self._settle(stream, batch, k, row, reason=prompt.reason)
+                continue
+            if len(prompt) > limit:
+                self._settle(stream, batch, k, row, reason=too_long(token_count(prompt), slot.max_model_len, setting))
+                continue
+            key = None
+            if keys is not None:
+                key = keys.key(prompt)
+                cached = self.cache.get(key)
+                if cached is not None:
+                    counters.answers_from_cache += 1
+                    self._settle(stream, batch, k, row, *cached)
+                    continue
+                equal = self._by_key.get(key)
+                if equal is not None:
+                    equal.waiters.append((stream, batch, k, row))
+                    continue
+            number = next(self._ids)
+            flight = self._flights[number] = Flight(slot, key, [(stream, batch, k, row)])
+            if key is not None:
+                self._by_key[key] = flight
+            requests.append(EngineRequest(number, prompt, call.sampling, call.constraint))
+        if requests:
+            slot.in_flight += len(requests)
+            try:
+                engine.submit(requests)
+            except Exception as e:  # an EngineError, or a bug of the engine's adapter: no answer will come either way
+                self._engine_died(slot, e)
+
+    def _keys(self, stream: Stream, slot: EngineSlot, call: Call) -> CallKeys | None:
+        """The cache keys of a call, or None when equal prompts need not give equal answers, or nobody wants it."""
+        if not stream.cache or not call.sampling.deterministic:
+            return None
+        of_calls = self._streams[stream]
+        keys = of_calls[call.index]
+        if keys is None:
+            keys = of_calls[call.index] = CallKeys(slot.fingerprint, call.sampling, call.constraint)
+        return keys
+
+    def _collect(self) -> None:
+        """Settle what the engines finished; waits a moment when there is nothing else to do."""
+        busy = self._pool.busy()
+        for slot in busy:
+            if self._ready or self._opened or not self._inbox.empty():
+                wait = 0.0
+            else:
+                wait = POLL_SECONDS if len(busy) == 1 else POLL_SECONDS_OF_SEVERAL
+            assert slot.engine is not None, "an engine that is not there has calls in flight"
+            try:
+                results = slot.engine.poll(wait)
+            except Exception as e:  # an EngineError, or a bug of the engine's adapter: no answer will come either way
+                self._engine_died(slot, e)
+                continue
+            for result in results:
+                flight = self._flights.pop(result.id, None)
+                if flight is not None:  # None: aborted while its result was on the way
+                    slot.in_flight -= 1
+                    self._answer(flight, result)
+
+    def _answer(self, flight: Flight, result: EngineResult) -> None:
+        key = flight.key
+        if key is not None:
+            del self._by_key[key]
+            if result.error is None:
+                self.cache.put(key, result.text, result.truncated)
+        paid = False
+        for stream, batch, k, row in flight.waiters:
+            counters = stream.counters
+            if not paid:
+                paid = True
+                counters.calls_sent += 1
+                counters.prompt_tokens += result.prompt_tokens
+                counters.cached_prompt_tokens += result.cached_prompt_tokens
+                counters.output_tokens += result.output_tokens
+            elif result.error is None:
+                counters.answers_from_cache += 1
+            if result.error is None:
+                self._settle(stream, batch, k, row, result.text, result.truncated)
+            else:
+                self._settle(stream, batch, k, row, reason=result.error)
+
+    def _settle(
+        self,
+        stream: Stream,
+        batch: RowBatch,
+        k: int,
+        row: int,
+        text: str | None = None,
+        truncated: bool = False,
+        reason: str = "",
+    ) -> None:
+        if reason:
+            stream.counters.calls_failed += 1
+        opened = stream.settle(batch, k, row, text, truncated, reason)
+        if opened:
+            self._open(opened)
+
+    def _open(self, groups: Sequence[CallGroup]) -> None:
+        """Calls that can start from the next turn on; those of one batch and call are rendered together."""
+        for group in groups:
+            known = self._opened.setdefault((id(group.batch), group.call), group)
+            if known is not group:
+                known.rows.extend(group.rows)
+
+    def _publish(self) -> None:
+        """Hand finished rows to their streams."""
+        for stream in self._streams:
+            if stream.has_news:
+                self._counters.add(stream.counters)
+                self._rows_answered += stream.publish()
+
+    # --- streams come and go
+
+    def _feed(self, stream: Stream, inputs: list[Column], size: int) -> None:
+        if not stream.closed:
+            self._open(stream.arrive(inputs, size))
+
+    def _close(self, stream: Stream) -> None:
+        stream.closed = True
+        self._streams.pop(stream, None)
+        self._forget(stream)
+
+    def _fail(self, stream: Stream, reason: str, model: str = "") -> None:
+        """Give up a stream; it stays known until its own side closes it."""
+        self._counters.add(stream.counters)
+        stream.fail(Fatal(reason, model))
+        self._forget(stream)
+
+    def _forget(self, stream: Stream) -> None:
+        """Take a stream out of the calls in flight, and abort those that nobody else waits for."""
+        orphans: dict[EngineSlot, list[int]] = {}
+        for number, flight in list(self._flights.items()):
+            if any(waiter[0] is stream for waiter in flight.waiters):
+                flight.waiters = [waiter for waiter in flight.waiters if waiter[0] is not stream]
+                if not flight.waiters:
+                    orphans.setdefault(flight.slot, []).append(number)
+                    del self._flights[number]
+                    if flight.key is not None:
+                        del self._by_key[flight.key]
+        for slot, ids in orphans.items():
+            slot.in_flight -= len(ids)
+            if slot.engine is not None:
+                slot.engine.abort(ids)
+        for slot in self._pool.starting():
+            slot.waiting = [group for group in slot.waiting if group.stream is not stream]
+
+    # --- engines come and go
+
+    def _engine_ready(self, slot: EngineSlot) -> None:
+        self._ready.extend(slot.waiting)
+        slot.waiting = []
+
+    def _engine_did_not_start(self, slot: EngineSlot, reason: str) -> None:
+        for stream in {group.stream for group in slot.waiting}:
+            self._fail(stream, reason, slot.model)
+
+    def _engine_died(self, slot: EngineSlot, error: Exception) -> None:
+        reason = str(error) if isinstance(error, HeliumError) else f"{type(error).__name__}: {error}"
+        log.error("the engine of model %r died: %s", slot.model, reason, exc_info=error)
+        dead = [(number, flight) for number, flight in self._flights.items() if flight.slot is slot]
+        for number, flight in dead:
+            del self._flights[number]
+            if flight.key is not None:
+                del self._by_key[flight.key]
+        slot.in_flight = 0
+        self._pool.remove(slot)
+        for stream in {waiter[0] for _, flight in dead for waiter in flight.waiters}:
+            self._fail(stream, f"the engine died: {reason}", slot.model)
+
+    def _give_up_late_engines(self) -> None:
+        now = time.monotonic()
+        for slot in self._pool.starting():
+            for stream in {group.stream for group in slot.waiting}:
+                if now - slot.started > stream.start_timeout:
+                    reason = (
+                        f"the engine is not up after {stream.start_timeout:.0f} s and still starting; run the query "
+                        "again later, or raise spark.helium.executor.startTimeout"
+                    )
+                    self._fail(stream, reason, slot.model)
+
+    def _stop(self, reason: str) -> None:
+        self._stopping = True
+        for stream in list(self._streams):
+            self._fail(stream, reason)
+
+    def _status(self) -> DispatcherStatus:
+        self.cache.check_integrity()
+        return DispatcherStatus(
+            calls_in_flight=len(self._flights),
+            rows_answered=self._rows_answered,
+            counters=self._counters,
+            cache_entries=len(self.cache),
+            cache_bytes=self.cache.bytes,
+            engines=self._pool.status(),
+        )

@@ -1,0 +1,397 @@
+"""How a node's daemon is found, started once, and known to be alive.
+
+One daemon serves one user and one configuration on a node. Its files lie in a directory that only the user can
+enter, named by the configuration's identity::
+
+    ID.sock    where it listens
+    ID.start   locked by whoever is starting it (flock: threads exclude each other too)
+    ID.alive   locked by the daemon as long as it lives (a record lock: forked children do not inherit it);
+               holds its process id, which means nothing unless the lock is held
+    ID.json    what it was started with
+    ID.log     what it said
+
+A file lock, unlike a process id in a file, cannot be left behind by a process that was killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from spark_helium.conf import Settings
+from spark_helium.errors import ConfigurationError, DaemonError, DaemonStartError
+from spark_helium.gpu_executor.last_words import last_words, read_from, size_of
+from spark_helium.gpu_executor.messages import PROTOCOL_VERSION, Owner
+
+# Settings that make two daemons different. Others travel with each stream.
+IDENTITY_SETTINGS = ("engine", "modelDirectory", "executor.python", "cache.memory")
+IDENTITY_PREFIXES = ("vllm.", "simulator.")
+
+MAX_SOCKET_PATH = 100  # sun_path has 108 bytes on Linux and 104 on macOS
+LOG_LIMIT = 8 << 20
+
+# What Spark sets for its Python workers and must not reach the engine: secrets, and the limit of one thread.
+_WORKER_VARIABLES = ("OMP_NUM_THREADS", "PYTHON_WORKER_FACTORY_SECRET", "PYTHON_WORKER_FACTORY_SOCK_DIR")
+
+_children: list[subprocess.Popen[bytes]] = []  # started daemons, kept to reap the ones that ended
+
+
+def package_version() -> str:
+    """The installed version of spark_helium; "source" when it runs from a checkout."""
+    try:
+        return metadata.version("spark-helium")
+    except metadata.PackageNotFoundError:
+        return "source"
+
+
+def identity(settings: Settings) -> str:
+    """The name of the configuration's daemon: 16 hexadecimal digits."""
+    relevant = {
+        key: settings[key] for key in sorted(settings) if key in IDENTITY_SETTINGS or key.startswith(IDENTITY_PREFIXES)
+    }
+    text = json.dumps([PROTOCOL_VERSION, package_version(), relevant], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonFiles:
+    """Where one daemon's files are."""
+
+    directory: Path
+    identity: str
+
+    @classmethod
+    def of(cls, settings: Settings) -> DaemonFiles:
+        """The files of the configuration's daemon; makes the directory.
+
+        Raises
+        ------
+        DaemonStartError
+            The directory is not private to the user, or cannot be made.
+        """
+        return cls(private_directory(settings), identity(settings))
+
+    @property
+    def socket(self) -> Path:
+        return self.directory / f"{self.identity}.sock"
+
+    @property
+    def start_lock(self) -> Path:
+        return self.directory / f"{self.identity}.start"
+
+    @property
+    def alive_lock(self) -> Path:
+        return self.directory / f"{self.identity}.alive"
+
+    @property
+    def settings(self) -> Path:
+        return self.directory / f"{self.identity}.json"
+
+    @property
+    def log(self) -> Path:
+        return self.directory / f"{self.identity}.log"
+
+    @property
+    def location(self) -> str:
+        return f"grpc+unix://{self.socket}"
+
+
+def private_directory(settings: Settings) -> Path:
+    """The directory of the user's daemons, made if need be and checked to be the user's alone."""
+    given = settings["executor.directory"]
+    directory = Path(given) if given else _default_directory()
+    longest = len(os.fsencode(directory / ("0" * 16 + ".sock")))
+    if longest > MAX_SOCKET_PATH:
+        raise ConfigurationError(
+            f"spark.helium.executor.directory = {str(directory)!r}: a socket in it has a path of {longest} bytes, and "
+            f"the system takes {MAX_SOCKET_PATH}; choose a shorter directory"
+        )
+    try:
+        directory.mkdir(mode=0o700, parents=bool(given), exist_ok=True)
+        status = directory.lstat()
+    except OSError as e:
+        raise DaemonStartError(
+            f"cannot make the directory {str(directory)!r} for the node's daemon: {e}; set "
+            "spark.helium.executor.directory to one that you can write"
+        ) from e
+    problem = None
+    if not stat.S_ISDIR(status.st_mode):
+        problem = "it is not a directory"
+    elif status.st_uid != os.getuid():
+        problem = f"it belongs to user {status.st_uid}, not to you ({os.getuid()})"
+    elif status.st_mode & 0o077:
+        problem = f"others may enter it (mode {stat.S_IMODE(status.st_mode):04o}); chmod 700 it"
+    if problem:
+        raise DaemonStartError(
+            f"refusing to use {str(directory)!r} for the node's daemon: {problem}. Or set "
+            "spark.helium.executor.directory to a directory of your own"
+        )
+    return directory
+
+
+def _default_directory() -> Path:
+    name = f"helium-{os.getuid()}"
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    usable = runtime and os.access(runtime, os.W_OK | os.X_OK)
+    base = Path(runtime if runtime and usable else tempfile.gettempdir())
+    if len(os.fsencode(base / name)) + len("/0123456789abcdef.sock") > MAX_SOCKET_PATH:
+        base = Path("/tmp")  # a job's own temporary directory can be too deep for a socket
+    return base / name
+
+
+def answers(path: Path) -> bool:
+    """Whether something listens on the socket. Says nothing about whether it works: see client.ping."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as s:
+        s.settimeout(1.0)
+        try:
+            s.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
+def is_alive(files: DaemonFiles) -> bool:
+    """Whether the daemon's process exists, be it starting, serving or stopping."""
+    try:
+        fd = os.open(files.alive_lock, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(fd)
+
+
+def process_of(files: DaemonFiles) -> int | None:
+    """The process id of the daemon, if one is alive."""
+    if not is_alive(files):
+        return None
+    text = files.alive_lock.read_text()
+    return int(text) if text else None
+
+
+class AliveLock:
+    """Held by a daemon from before its socket exists until after it is gone."""
+
+    def __init__(self, files: DaemonFiles) -> None:
+        self._fd = os.open(files.alive_lock, os.O_RDWR | os.O_CREAT, 0o600)
+
+    def acquire(self, timeout: float = 10.0) -> bool:
+        """Take the lock; a probe of :func:`is_alive` may hold it for a moment."""
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                if time.monotonic() > deadline:
+                    return False
+                time.sleep(0.05)
+            else:
+                os.ftruncate(self._fd, 0)
+                os.pwrite(self._fd, str(os.getpid()).encode(), 0)  # for whoever must end a daemon that hangs
+                return True
+
+
+@contextlib.contextmanager
+def starting(files: DaemonFiles, timeout: float) -> Iterator[None]:
+    """Hold the lock under which the daemon is started.
+
+    Raises
+    ------
+    DaemonStartError
+        Another process held the lock for all of ``timeout`` seconds.
+    """
+    deadline = time.monotonic() + timeout
+    fd = os.open(files.start_lock, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise DaemonStartError(
+                        f"another process has been starting the node's daemon for {timeout:.0f} s; see {files.log}"
+                    ) from None
+                time.sleep(0.02)
+        yield
+    finally:
+        os.close(fd)
+
+
+def ensure_daemon(settings: Settings, *, by_hand: bool = False, models: tuple[str, ...] = ()) -> DaemonFiles:
+    """The files of a daemon that serves; starts one if there is none. Of many callers at once, one starts it.
+
+    Raises
+    ------
+    DaemonStartError
+        It did not come up; the message ends with its own last words.
+    """
+    from spark_helium.gpu_executor.client import ping
+
+    files = DaemonFiles.of(settings)
+    timeout = settings["executor.startTimeout"] / 1000
+    deadline = time.monotonic() + timeout
+    if ping(files):
+        return files
+    with starting(files, timeout):
+        while not ping(files):
+            if not is_alive(files):
+                _spawn(settings, files, deadline, by_hand, models)
+                return files
+            # It is on its way up, or on its way out.
+            if time.monotonic() > deadline:
+                raise DaemonStartError(
+                    f"the node's daemon exists but did not answer for {timeout:.0f} s; look at {files.log}, then end "
+                    f"it with `spark-helium stop`. Its last words:\n{last_words(read_from(files.log, 0))}"
+                )
+            time.sleep(0.05)
+    return files
+
+
+def _spawn(
+    settings: Settings, files: DaemonFiles, deadline: float, by_hand: bool, models: tuple[str, ...] = ()
+) -> None:
+    from spark_helium.gpu_executor.client import ping
+
+    _children[:] = [child for child in _children if child.poll() is None]
+    write_settings(settings, files)
+    python = settings["executor.python"] or sys.executable
+    command = [python, "-m", "spark_helium.gpu_executor.daemon", "--directory", str(files.directory)]
+    command += ["--identity", files.identity]
+    command += ["--by-hand"] if by_hand else []
+    command += [argument for model in models for argument in ("--model", model)]
+    if size_of(files.log) > LOG_LIMIT:
+        files.log.replace(files.log.with_suffix(".log.1"))
+    offset = size_of(files.log)
+    with os.fdopen(os.open(files.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
+        try:
+            child = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                env=_environment(bool(settings["executor.python"]), os.environ),
+                start_new_session=True,
+            )
+        except OSError as e:
+            raise DaemonStartError(
+                f"cannot run {python!r} for the node's daemon: {e}; set spark.helium.executor.python to a Python that "
+                "has spark_helium and an engine"
+            ) from e
+    _children.append(child)
+    pause = 0.01
+    while not ping(files):
+        code = child.poll()
+        if code is None and time.monotonic() > deadline:
+            child.kill()
+            child.wait()
+            raise DaemonStartError(_did_not_start("did not answer in time", python, files, offset))
+        if code is not None:
+            how = f"ended with status {code}" if code >= 0 else f"was killed by signal {-code}"
+            raise DaemonStartError(_did_not_start(how, python, files, offset))
+        time.sleep(pause)
+        pause = min(0.1, pause * 1.5)
+
+
+def _did_not_start(how: str, python: str, files: DaemonFiles, offset: int) -> str:
+    words = last_words(read_from(files.log, offset)) or "(it said nothing)"
+    return f"the node's daemon, run by {python}, {how}. Its whole log is {files.log}. Its last words:\n{words}"
+
+
+def write_settings(settings: Settings, files: DaemonFiles) -> None:
+    """Leave the settings for the daemon's process to read."""
+    temporary = files.settings.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(settings.to_text(), indent=1))
+    temporary.replace(files.settings)
+
+
+def _environment(other_python: bool, given: Mapping[str, str]) -> dict[str, str]:
+    environment = dict(given)
+    if "PYTHON_WORKER_FACTORY_SECRET" in given or "PYTHON_WORKER_FACTORY_SOCK_DIR" in given:
+        for name in _WORKER_VARIABLES:
+            environment.pop(name, None)
+    if other_python:
+        # Spark's path belongs to Spark's Python; the daemon's Python has its own packages.
+        environment.pop("PYTHONPATH", None)
+        environment.pop("PYTHONHOME", None)
+    else:
+        import spark_helium
+
+        parent = str(Path(spark_helium.__file__).absolute().parent.parent)
+        paths = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path and path != parent]
+        environment["PYTHONPATH"] = os.pathsep.join([*paths, parent])
+    environment["PYTHONUNBUFFERED"] = "1"
+    return environment
+
+
+_owner: tuple[int, Owner | None] = (0, None)
+
+
+def find_owner() -> Owner | None:
+    """The nearest ``java`` process above this one: the JVM that this Spark worker works for."""
+    global _owner
+    if _owner[0] == os.getpid():
+        return _owner[1]
+    import psutil
+
+    found = None
+    with contextlib.suppress(psutil.Error):
+        for process in psutil.Process().parents():
+            if process.name().startswith("java"):
+                found = Owner(process.pid, process.create_time())
+                break
+    _owner = (os.getpid(), found)
+    return found
+
+
+def owner_lives(owner: Owner) -> bool:
+    """Whether the process still runs, and is the same one."""
+    import psutil
+
+    try:
+        process = psutil.Process(owner.pid)
+        return abs(process.create_time() - owner.created) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:
+        return True
+
+
+def known_daemons(directory: Path) -> list[DaemonFiles]:
+    """Files of every daemon that runs from the directory."""
+    found = [DaemonFiles(directory, path.stem) for path in sorted(directory.glob("*.alive"))]
+    return [files for files in found if is_alive(files)]
+
+
+def wait_until_gone(files: DaemonFiles, timeout: float) -> None:
+    """Wait for a stopping daemon's process to end.
+
+    Raises
+    ------
+    DaemonError
+        It is still there after ``timeout`` seconds.
+    """
+    deadline = time.monotonic() + timeout
+    while is_alive(files):
+        if time.monotonic() > deadline:
+            raise DaemonError(f"daemon {files.identity} did not stop within {timeout:.0f} s; see {files.log}")
+        time.sleep(0.05)

@@ -1,0 +1,206 @@
+"""What the node daemon and its clients say to each other, apart from the rows themselves.
+
+Rows travel as Arrow record batches; everything else is one of the dataclasses below, written as JSON by one
+encoder. Every message starts with the protocol version, so that two releases that meet on one node say so
+instead of misreading each other. Nothing is pickled.
+
+A task's stream (``DoExchange``)::
+
+    client                                         daemon
+    descriptor: StreamHeader           ->
+                                       <-          Accepted
+    input columns, one batch           ->
+                                       <-          answers that finished (any order), with Report
+    ...                                            ...
+                                       <-          or, at any time: Fatal (no further answer will come)
+    end, or the connection's end       ->          (what is unfinished is aborted)
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self
+
+from spark_helium.errors import ProtocolError
+
+PROTOCOL_VERSION = 1
+
+_BY_NAME: dict[str, type[WireMessage]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class WireMessage:
+    """Root of the messages; the class name is the message's name on the wire."""
+
+    def __init_subclass__(cls) -> None:
+        _BY_NAME[cls.__name__] = cls
+
+    def encode(self) -> bytes:
+        """The wire form."""
+        body = {"protocol": PROTOCOL_VERSION, "message": type(self).__name__, **asdict(self)}
+        return json.dumps(body, separators=(",", ":")).encode()
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Read the wire form of a message of this class or of a subclass.
+
+        Raises
+        ------
+        ProtocolError
+            The other side speaks another version, or sent something else.
+        """
+        try:
+            body = json.loads(data)
+            version, name = body.pop("protocol"), body.pop("message")
+        except (ValueError, KeyError, TypeError, AttributeError) as e:
+            raise ProtocolError(f"expected a {cls.__name__} message, got {data[:80]!r}") from e
+        if version != PROTOCOL_VERSION:
+            raise ProtocolError(
+                f"the other side speaks protocol version {version}, this spark_helium speaks version "
+                f"{PROTOCOL_VERSION}: install the same spark_helium for Spark's workers and for the daemon, "
+                "then run `spark-helium stop`"
+            )
+        kind = _BY_NAME.get(name)
+        if kind is None or not issubclass(kind, cls):
+            raise ProtocolError(f"expected a {cls.__name__} message, got {name!r}")
+        try:
+            return kind._from_body(body)
+        except (TypeError, ValueError, KeyError) as e:
+            raise ProtocolError(f"malformed {name} message: {e}; it starts with {data[:80]!r}") from e
+
+    @classmethod
+    def _from_body(cls, body: dict[str, Any]) -> Self:
+        return cls(**body)
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """A process on whose behalf the daemon runs. The start time tells a process from a later one of the same id."""
+
+    pid: int
+    created: float
+
+
+@dataclass(frozen=True, slots=True)
+class StreamHeader(WireMessage):
+    """Opens a task's stream.
+
+    Attributes
+    ----------
+    graph: wire form of the call graph.
+    cache: whether the prompt cache may answer, and equal calls in flight may join.
+    query: tells queries apart; an engine that failed to start is tried again for another query only.
+    application: the Spark application.
+    owner: the JVM that the task belongs to; None when there is none (a client run by hand).
+    start_timeout: longest wait for an engine to come up, in seconds.
+    idle_timeout: seconds without calls after which the daemon exits.
+    """
+
+    graph: str
+    cache: bool = True
+    query: str = ""
+    application: str = ""
+    owner: Owner | None = None
+    start_timeout: float = 600.0
+    idle_timeout: float = 600.0
+
+    @classmethod
+    def _from_body(cls, body: dict[str, Any]) -> Self:
+        owner = body.pop("owner", None)
+        return cls(owner=None if owner is None else Owner(**owner), **body)
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted(WireMessage):
+    """The daemon took the stream and will not exit under it."""
+
+    pid: int
+
+
+@dataclass(slots=True)
+class Counters:
+    """What calls cost. On the wire: what was counted since the last report of the stream."""
+
+    calls_requested: int = 0
+    calls_sent: int = 0
+    answers_from_cache: int = 0
+    prompt_tokens: int = 0
+    cached_prompt_tokens: int = 0
+    output_tokens: int = 0
+    calls_failed: int = 0
+
+    def add(self, other: Counters) -> None:
+        """Add the counts of ``other``."""
+        for name in COUNTER_NAMES:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    def __bool__(self) -> bool:
+        return any(getattr(self, name) for name in COUNTER_NAMES)
+
+
+COUNTER_NAMES = tuple(f.name for f in fields(Counters))
+
+
+@dataclass(frozen=True, slots=True)
+class Report(WireMessage):
+    """Travels with a batch of answers."""
+
+    counters: Counters
+
+    @classmethod
+    def _from_body(cls, body: dict[str, Any]) -> Self:
+        return cls(counters=Counters(**body["counters"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Fatal(WireMessage):
+    """The stream ends here: the engine or the daemon cannot go on."""
+
+    reason: str
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStatus:
+    """One engine of the daemon; ``state`` is starting, ready or failed."""
+
+    model: str
+    state: str
+    engine: str = ""
+    version: str = ""
+    max_model_len: int = 0
+    kv_blocks: int = 0
+    block_size: int = 0
+    calls_in_flight: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Status(WireMessage):
+    """The daemon's answer to ``ping`` and ``status``."""
+
+    pid: int
+    package: str
+    identity: str
+    uptime: float
+    idle: float
+    by_hand: bool
+    streams: int
+    calls_in_flight: int
+    rows_answered: int
+    counters: Counters
+    cache_entries: int
+    cache_bytes: int
+    cache_limit: int
+    owners: tuple[int, ...] = ()
+    engines: tuple[EngineStatus, ...] = field(default=())
+
+    @classmethod
+    def _from_body(cls, body: dict[str, Any]) -> Self:
+        counters, engines, owners = (body.pop(name) for name in ("counters", "engines", "owners"))
+        return cls(
+            counters=Counters(**counters),
+            engines=tuple(EngineStatus(**e) for e in engines),
+            owners=tuple(owners),
+            **body,
+        )

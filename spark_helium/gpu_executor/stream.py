@@ -1,0 +1,186 @@
+"""One task's rows while the dispatcher works on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from spark_helium.call_graph import CallGraph
+from spark_helium.gpu_executor.call_template import CallTemplate, Column
+from spark_helium.gpu_executor.messages import Counters, Fatal
+
+
+@dataclass(slots=True)
+class Answers:
+    """Finished rows of a stream, in order of completion.
+
+    ``texts[k][p]`` is the answer of call ``k`` for row ``rows[p]``; None is NULL, or a failure when
+    ``reasons[k]`` has ``p``. ``truncated[k]`` are the positions whose answer ended at ``max_tokens``.
+    """
+
+    rows: list[int]
+    texts: list[list[str | None]]
+    reasons: list[dict[int, str]]
+    truncated: list[list[int]]
+    counters: Counters
+
+    @classmethod
+    def empty(cls, calls: int) -> Answers:
+        """No rows yet, of a graph with this many calls."""
+        return cls([], [[] for _ in range(calls)], [{} for _ in range(calls)], [[] for _ in range(calls)], Counters())
+
+
+@dataclass(slots=True, eq=False)
+class RowBatch:
+    """Rows that arrived together, column-wise, and how far each of them is.
+
+    ``open_calls[i]``: calls of row ``i`` that are not settled; the row is finished at 0.
+    ``open_inputs[k][i]``: unsettled calls that call ``k`` of row ``i`` reads; it may start at 0.
+    """
+
+    first: int
+    size: int
+    inputs: list[Column]
+    answers: list[list[str | None]]
+    open_calls: list[int]
+    open_inputs: list[list[int]]
+    reasons: dict[tuple[int, int], str] = field(default_factory=dict)
+    truncated: set[tuple[int, int]] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class CallGroup:
+    """Rows of one batch whose call ``call`` can start."""
+
+    stream: Stream
+    batch: RowBatch
+    call: int
+    rows: list[int]
+
+
+class Stream:
+    """One task's stream, as the dispatcher sees it.
+
+    The dispatcher's thread owns it from the moment it is opened. ``deliver`` is called on that thread with
+    answers, and last with a :class:`Fatal` if the stream fails; it must not block.
+    """
+
+    def __init__(
+        self,
+        graph: CallGraph,
+        deliver: Callable[[Answers | Fatal], None],
+        *,
+        cache: bool = True,
+        query: str = "",
+        start_timeout: float = 600.0,
+    ) -> None:
+        self.graph = graph
+        self.cache = cache
+        self.query = query
+        self.start_timeout = start_timeout
+        self.closed = False
+        self.templates = [CallTemplate(call) for call in graph.calls]
+        self.readers: list[list[int]] = [[] for _ in graph.calls]  # by call: the calls that read its answer
+        for call in graph.calls:
+            for dependency in call.dependencies:
+                self.readers[dependency].append(call.index)
+        self._deliver = deliver
+        self._arrived = 0
+        self._finished = Answers.empty(len(graph.calls))
+
+    @property
+    def counters(self) -> Counters:
+        """Counts since the last publication."""
+        return self._finished.counters
+
+    @property
+    def has_news(self) -> bool:
+        """Whether rows finished since the last publication."""
+        return bool(self._finished.rows)
+
+    def arrive(self, inputs: list[Column], size: int) -> list[CallGroup]:
+        """Take in rows; returns the calls that can start. Calls that are NULL from the start are settled."""
+        calls = self.graph.calls
+        batch = RowBatch(
+            first=self._arrived,
+            size=size,
+            inputs=inputs,
+            answers=[[None] * size for _ in calls],
+            open_calls=[len(calls)] * size,
+            open_inputs=[[len(call.dependencies)] * size if call.dependencies else [] for call in calls],
+        )
+        self._arrived += size
+        groups = []
+        for template in self.templates:
+            if template.calls:
+                continue
+            k = template.call.index
+            rows = list(range(size))
+            for column in (inputs[index] for index in template.inputs):
+                if None in column:
+                    rows = [row for row in rows if column[row] is not None]
+            if rows:
+                groups.append(CallGroup(self, batch, k, rows))
+            if len(rows) < size:
+                present = set(rows)
+                for row in range(size):
+                    if row not in present:
+                        groups.extend(self.settle(batch, k, row))
+        if not calls:
+            self._finished.rows.extend(range(batch.first, self._arrived))
+        return groups
+
+    def settle(
+        self, batch: RowBatch, k: int, row: int, text: str | None = None, truncated: bool = False, reason: str = ""
+    ) -> list[CallGroup]:
+        """Call ``k`` of a row has its answer, is NULL, or failed. Returns the calls that can start now."""
+        batch.answers[k][row] = text
+        if truncated:
+            batch.truncated.add((k, row))
+        if reason:
+            batch.reasons[k, row] = reason
+        opened: list[CallGroup] = []
+        for reader in self.readers[k]:
+            batch.open_inputs[reader][row] -= 1
+            if batch.open_inputs[reader][row] == 0:
+                template = self.templates[reader]
+                if any(batch.inputs[c][row] is None for c in template.inputs) or any(
+                    batch.answers[c][row] is None for c in template.calls
+                ):
+                    opened.extend(self.settle(batch, reader, row))
+                else:
+                    opened.append(CallGroup(self, batch, reader, [row]))
+        batch.open_calls[row] -= 1
+        if batch.open_calls[row] == 0:
+            self._finish(batch, row)
+        return opened
+
+    def _finish(self, batch: RowBatch, row: int) -> None:
+        finished = self._finished
+        if batch.truncated or batch.reasons:
+            position = len(finished.rows)
+            for k in range(len(finished.texts)):
+                if (k, row) in batch.truncated:
+                    finished.truncated[k].append(position)
+                reason = batch.reasons.pop((k, row), None)
+                if reason is not None:
+                    finished.reasons[k][position] = reason
+        finished.rows.append(batch.first + row)
+        for texts, answers in zip(finished.texts, batch.answers, strict=True):
+            texts.append(answers[row])
+            answers[row] = None  # a finished row keeps nothing alive while its batch still has others
+
+    def publish(self) -> int:
+        """Hand over what finished since the last time; returns the number of rows."""
+        finished = self._finished
+        if finished.rows:
+            self._finished = Answers.empty(len(self.graph.calls))
+            self._deliver(finished)
+        return len(finished.rows)
+
+    def fail(self, fatal: Fatal) -> None:
+        """Give up the stream."""
+        if not self.closed:
+            self.publish()
+            self.closed = True
+            self._deliver(fatal)

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import pytest
+
+from spark_helium.call_graph import Call, CallRef, InputRef, Message, Sampling
+from spark_helium.gpu_executor.call_template import CallTemplate, shorten
+from spark_helium.gpu_executor.engines.base import RenderedMessage, pack_tokens
+
+
+class Recorder:
+    def __init__(self) -> None:
+        self.seen: list[tuple[RenderedMessage, ...]] = []
+
+    def render(self, conversations):
+        self.seen.extend(conversations)
+        return [pack_tokens([i]) for i in range(len(conversations))]
+
+
+MESSAGES = (
+    Message("system", ("fixed ", "text")),
+    Message("user", ("q: ", InputRef(1), " / ", CallRef(0), InputRef(1))),
+)
+
+
+@pytest.mark.parametrize("rows", [[0, 1, 2], [2], [1, 0]])
+def test_template_text_is_trusted_and_values_are_not(rows):
+    recorder = Recorder()
+    template = CallTemplate(Call(1, "m", MESSAGES, Sampling(8)))
+    assert (template.inputs, template.calls) == ((1,), (0,))
+    inputs, answers = [["-"] * 3, ["a", "b", "c"]], [["X", "Y", "Z"]]
+    assert len(template.render(recorder, inputs, answers, rows)) == len(rows)
+    assert recorder.seen == [
+        (
+            ("system", (("fixed ", True), ("text", True))),
+            (
+                "user",
+                (
+                    ("q: ", True),
+                    ("abc"[row], False),
+                    (" / ", True),
+                    ("XYZ"[row], False),
+                    ("abc"[row], False),
+                ),
+            ),
+        )
+        for row in rows
+    ]
+
+
+def test_conversation_after_a_fixed_message():
+    recorder = Recorder()
+    call = Call(0, "m", (Message("system", ("fixed",)),), Sampling(8), conversation=InputRef(0))
+    CallTemplate(call).render(recorder, [[[{"role": "user", "content": "hi"}]]], [], [0])
+    assert recorder.seen == [(("system", (("fixed", True),)), ("user", (("hi", False),)))]
+
+
+def test_last_message():
+    template = CallTemplate(Call(1, "m", MESSAGES, Sampling(8)))
+    assert template.last_message(["-", "v"], ["A"]) == "q: v / Av"
+    conversation = CallTemplate(Call(0, "m", (), Sampling(8), conversation=InputRef(0)))
+    assert conversation.last_message([[{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]], []) == "b"
+    assert conversation.last_message([[]], []) == ""
+
+
+@pytest.mark.parametrize("length", [0, 1, 119, 120, 121, 122, 500])
+def test_shorten(length):
+    text = "".join(chr(0x4E00 + i) for i in range(length))
+    short = shorten(text)
+    assert len(short) == min(length, 120)
+    assert short == text if length <= 120 else (short.startswith(text[:50]) and short.endswith(text[-50:]))

@@ -1,0 +1,291 @@
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pyarrow as pa
+import pytest
+
+from spark_helium.call_graph import Call, CallGraph, InputRef, Message, Sampling
+from spark_helium.conf import Settings
+from spark_helium.errors import ConfigurationError, DaemonStartError, ProtocolError
+from spark_helium.gpu_executor import client, lifecycle
+from spark_helium.gpu_executor.client import AnswerBatch, RowStream
+from spark_helium.gpu_executor.messages import Counters, Fatal
+from tests.gpu_executor.daemons import DaemonDirectory, until
+
+ROOT = Path(__file__).parents[2]
+ONE = CallGraph((Call(0, "m", (Message("user", (InputRef(0),)),), Sampling(16)),), 1)
+SLOW = {"simulator_decode_micros_per_token": "1e8"}  # no answer within a test
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def rows(*texts: str | None) -> pa.RecordBatch:
+    return pa.record_batch([pa.array(texts, pa.string())], ["input0"])
+
+
+def open_stream(settings: Settings, graph: CallGraph = ONE) -> RowStream:
+    return RowStream.open(settings, RowStream.header(graph.to_json(), settings, "app", "q"), rows().schema)
+
+
+def receive(stream: RowStream, count: int) -> tuple[dict[int, str | None], Counters]:
+    """The next ``count`` answers, by row."""
+    texts: dict[int, str | None] = {}
+    counters = Counters()
+    while len(texts) < count:
+        assert select.select([stream], [], [], 15)[0], f"only {len(texts)} answers"
+        for item in stream.receive():
+            assert isinstance(item, AnswerBatch), item
+            counters.add(item.counters)
+            texts |= {row["row"]: row["text0"] for row in item.batch.to_pylist()}
+    return texts, counters
+
+
+def receive_fatal(stream: RowStream) -> Fatal:
+    while True:
+        assert select.select([stream], [], [], 15)[0], "no end"
+        for item in stream.receive():
+            if isinstance(item, Fatal):
+                return item
+
+
+@contextmanager
+def client_process(settings: Settings, *texts: str, command: tuple[str, ...] = ()) -> Iterator[subprocess.Popen[str]]:
+    arguments = [*command, sys.executable, str(ROOT / "tests/gpu_executor/stream_client.py")]
+    arguments += [json.dumps(settings.to_text()), *texts]
+    process = subprocess.Popen(arguments, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "sent\n"
+        yield process
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def test_rows_there_and_back(daemons: DaemonDirectory):
+    settings = daemons.settings()
+    with open_stream(settings) as stream:
+        stream.send(rows("a", None, "b"))
+        texts, counters = receive(stream, 3)
+        assert texts[1] is None
+        assert texts[0]
+        assert texts[0] != texts[2]
+        assert (counters.calls_requested, counters.calls_sent) == (2, 2)
+        stream.send(rows("b"))
+        again, counters = receive(stream, 1)
+        assert again == {3: texts[2]}
+        assert (counters.calls_sent, counters.answers_from_cache) == (0, 1)
+    status = daemons.status(settings)
+    assert (status.rows_answered, status.cache_entries, status.by_hand) == (4, 2, False)
+    assert [(e.model, e.state, e.engine) for e in status.engines] == [("m", "ready", "simulator")]
+    until(lambda: daemons.status(settings).streams == 0, "the end of the stream")
+
+
+def test_eight_at_once_start_one(daemons: DaemonDirectory):
+    settings = daemons.settings()
+    code = (
+        "import sys, json; from spark_helium.conf import Settings; from spark_helium.gpu_executor import client as c; "
+        "from spark_helium.gpu_executor.lifecycle import ensure_daemon; sys.stdin.read(1); "
+        "print(c.ping(ensure_daemon(Settings(json.loads(sys.argv[1])))).pid)"
+    )
+    command = [sys.executable, "-c", code, json.dumps(settings.to_text())]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "env": ENVIRONMENT}
+    processes = [subprocess.Popen(command, **pipes) for _ in range(8)]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write(b"x")
+        process.stdin.flush()
+    pids = {process.communicate(timeout=60)[0] for process in processes}
+    assert pids == {b"%d\n" % daemons.status(settings).pid}
+    assert daemons.log(settings).count(" serves on ") == 1
+
+
+def test_daemon_is_detached_and_its_files_are_private(daemons: DaemonDirectory):
+    files = lifecycle.ensure_daemon(daemons.settings())
+    process = psutil.Process(daemons.status(daemons.settings()).pid)
+    assert os.getsid(process.pid) == process.pid
+    assert process.cwd() == "/"
+    assert Path(f"/proc/{process.pid}/fd/0").readlink() == Path(os.devnull)
+    assert stat.S_IMODE(files.directory.stat().st_mode) == 0o700
+    assert stat.S_IMODE(files.log.stat().st_mode) == 0o600
+
+
+def test_worker_variables_do_not_reach_the_daemon(daemons: DaemonDirectory, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PYTHON_WORKER_FACTORY_SECRET", "hush")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("HELIUM_TEST_VARIABLE", "kept")
+    lifecycle.ensure_daemon(daemons.settings())
+    environment = psutil.Process(daemons.status(daemons.settings()).pid).environ()
+    assert "PYTHON_WORKER_FACTORY_SECRET" not in environment
+    assert "OMP_NUM_THREADS" not in environment
+    assert environment["HELIUM_TEST_VARIABLE"] == "kept"
+
+
+def test_engine_settings_make_another_daemon_and_others_do_not(daemons: DaemonDirectory):
+    base = lifecycle.identity(daemons.settings())
+    for name in ("simulator_kv_blocks", "vllm_block_size", "cache_memory"):
+        assert lifecycle.identity(daemons.settings(**{name: "128m" if name == "cache_memory" else "77"})) != base
+    assert lifecycle.identity(daemons.settings(engine="vllm")) != base
+    assert lifecycle.identity(daemons.settings(cache_enabled="false", max_tokens="3", model="other")) == base
+    assert lifecycle.identity(daemons.settings(executor_idle_timeout="600s", cache_memory="262144k")) == base
+
+
+def test_stale_socket_is_replaced(daemons: DaemonDirectory):
+    settings = daemons.settings()
+    files = lifecycle.DaemonFiles.of(settings)
+    with socket.socket(socket.AF_UNIX) as s:
+        s.bind(str(files.socket))
+    assert files.socket.is_socket()
+    with open_stream(settings) as stream:
+        stream.send(rows("a"))
+        receive(stream, 1)
+
+
+def test_stop_by_signal_tells_open_streams_and_cleans_up(daemons: DaemonDirectory):
+    settings = daemons.settings(**SLOW)
+    with open_stream(settings) as stream:
+        stream.send(rows("a"))
+        until(lambda: daemons.status(settings).calls_in_flight == 1, "the call")
+        os.kill(daemons.status(settings).pid, signal.SIGTERM)
+        assert receive_fatal(stream) == Fatal("the node's daemon exited: it was stopped")
+    files = lifecycle.DaemonFiles.of(settings)
+    until(lambda: not lifecycle.is_alive(files), "the end")
+    assert not files.socket.exists()
+
+
+def test_idle_daemon_exits(daemons: DaemonDirectory):
+    settings = daemons.settings(executor_idle_timeout="1s")
+    with open_stream(settings) as stream:
+        files = lifecycle.DaemonFiles.of(settings)
+        time.sleep(1.7)  # an open stream is not idle
+        assert lifecycle.is_alive(files)
+        stream.send(rows("a"))
+        receive(stream, 1)
+    took = until(lambda: not lifecycle.is_alive(files), "the end")
+    assert 0.5 < took < 5
+    assert "no calls for 1 s" in daemons.log(settings)
+
+
+def test_exits_when_its_application_is_gone(daemons: DaemonDirectory, tmp_path: Path):
+    java = tmp_path / "java"
+    java.write_text('#!/bin/sh\n"$@"\nexit $?\n')
+    java.chmod(0o755)
+    settings = daemons.settings()
+    files = lifecycle.DaemonFiles.of(settings)
+    with client_process(settings, "a", command=(str(java),)) as process:
+        assert daemons.status(settings).owners == (process.pid,)
+        time.sleep(1.2)  # its owner lives
+        assert lifecycle.is_alive(files)
+    until(lambda: not lifecycle.is_alive(files), "the end", 5)
+    assert "applications that used it are gone" in daemons.log(settings)
+
+
+def test_killed_client_aborts_its_calls_within_a_second(daemons: DaemonDirectory):
+    settings = daemons.settings(**SLOW)
+    with open_stream(settings) as stream:
+        stream.send(rows("mine"))
+        with client_process(settings, "a", "b", "mine") as process:
+            until(lambda: daemons.status(settings).calls_in_flight == 3, "the calls")
+            process.kill()
+            assert until(lambda: daemons.status(settings).calls_in_flight == 1, "the abort") < 1.0
+        until(lambda: daemons.status(settings).streams == 1, "the end of the stream")
+        stream.close()
+        assert until(lambda: daemons.status(settings).calls_in_flight == 0, "the abort") < 1.0
+
+
+@pytest.mark.parametrize("words", ["RuntimeError: no GPU today", ""])
+def test_failing_start_shows_its_last_words(daemons: DaemonDirectory, tmp_path: Path, words: str):
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\necho '{words}' >&2\nexit 3\n")
+    python.chmod(0o755)
+    start = time.monotonic()
+    with pytest.raises(DaemonStartError) as error:
+        open_stream(daemons.settings(executor_python=str(python)))
+    assert time.monotonic() - start < 3
+    assert "ended with status 3" in str(error.value)
+    assert str(error.value).splitlines()[-1] == (words or "(it said nothing)")
+
+
+def test_python_that_is_not_there(daemons: DaemonDirectory):
+    with pytest.raises(DaemonStartError, match=r"spark\.helium\.executor\.python"):
+        open_stream(daemons.settings(executor_python="/nowhere/python"))
+
+
+def test_start_that_hangs_ends_at_the_time_out(daemons: DaemonDirectory, tmp_path: Path):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho 'waiting for a licence'\nexec sleep 100\n")
+    python.chmod(0o755)
+    with pytest.raises(DaemonStartError, match=r"did not answer in time(?s:.*)waiting for a licence"):
+        open_stream(daemons.settings(executor_python=str(python), executor_start_timeout="1s"))
+
+
+def test_directory_that_others_may_enter_is_refused(daemons: DaemonDirectory):
+    daemons.path.chmod(0o755)
+    with pytest.raises(DaemonStartError, match="0755"):
+        open_stream(daemons.settings())
+    daemons.path.chmod(0o700)
+    (daemons.path / "link").symlink_to(daemons.path)
+    with pytest.raises(DaemonStartError, match="not a directory"):
+        open_stream(daemons.settings(executor_directory=str(daemons.path / "link")))
+
+
+def test_directory_too_deep_for_a_socket(daemons: DaemonDirectory):
+    deep = daemons.path / ("d" * 90)
+    with pytest.raises(ConfigurationError, match="shorter directory"):
+        open_stream(daemons.settings(executor_directory=str(deep)))
+
+
+def test_killed_daemon_leaves_no_child_and_its_streams_learn_of_it(daemons: DaemonDirectory, tmp_path: Path):
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexport PYTHONPATH="{ROOT}"\nsleep 1000 &\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    settings = daemons.settings(executor_python=str(python), **SLOW)
+    with open_stream(settings) as stream:
+        stream.send(rows("a"))
+        until(lambda: daemons.status(settings).calls_in_flight == 1, "the call")
+        daemon = psutil.Process(daemons.status(settings).pid)
+        (engine,) = (child for child in daemon.children() if child.name() == "sleep")
+        daemon.kill()
+        assert "the node's daemon" in receive_fatal(stream).reason
+        until(lambda: not engine.is_running() or engine.status() == psutil.STATUS_ZOMBIE, "the end of the engine", 3)
+    with open_stream(settings) as stream:  # and the next one starts another
+        stream.send(rows(None))
+        receive(stream, 1)
+
+
+def test_graph_that_cannot_be_read(daemons: DaemonDirectory):
+    settings = daemons.settings()
+    header = RowStream.header('{"version":99,"inputs":0,"calls":[]}', settings, "app", "q")
+    with RowStream.open(settings, header, rows().schema) as stream:
+        assert "version 99" in receive_fatal(stream).reason
+    until(lambda: daemons.status(settings).streams == 0, "the end of the stream")
+
+
+def test_other_protocol_version(daemons: DaemonDirectory, monkeypatch: pytest.MonkeyPatch):
+    settings = daemons.settings()
+    files = lifecycle.ensure_daemon(settings)
+    header = RowStream.header(ONE.to_json(), settings, "app", "q")
+    monkeypatch.setattr("spark_helium.gpu_executor.messages.PROTOCOL_VERSION", 7)
+    with pytest.raises(ProtocolError, match=r"version 1\b.*version 7\b"):
+        RowStream(files, header, rows().schema)
+    monkeypatch.undo()
+
+
+def test_nothing_at_all_is_sent(daemons: DaemonDirectory):
+    settings = daemons.settings()
+    with open_stream(settings):
+        pass
+    assert daemons.status(settings).rows_answered == 0
+    assert client.stop(lifecycle.DaemonFiles.of(settings))

@@ -1,0 +1,461 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from spark_helium.call_graph import Call, CallGraph, CallRef, InputRef, Message, Part, Sampling
+from spark_helium.conf import Settings
+from spark_helium.errors import EngineStartError
+from spark_helium.gpu_executor import engines
+from spark_helium.gpu_executor.dispatcher import Dispatcher
+from spark_helium.gpu_executor.engines.base import Engine
+from spark_helium.gpu_executor.messages import Counters, Fatal
+from spark_helium.gpu_executor.stream import Answers, Stream
+from tests.gpu_executor.scripted_engine import ScriptedEngine
+
+WAIT = 10.0
+
+
+class Inbox:
+    """What a stream delivered, by row: ``texts[row][call]``; ``reasons[row, call]``."""
+
+    def __init__(self) -> None:
+        self.texts: dict[int, list[str | None]] = {}
+        self.reasons: dict[tuple[int, int], str] = {}
+        self.truncated: set[tuple[int, int]] = set()
+        self.order: list[int] = []
+        self.counters = Counters()
+        self.fatal: Fatal | None = None
+        self._changed = threading.Condition()
+
+    def deliver(self, item: Answers | Fatal) -> None:
+        with self._changed:
+            assert self.fatal is None, "something came after the end"
+            if isinstance(item, Fatal):
+                self.fatal = item
+            else:
+                self.counters.add(item.counters)
+                for position, row in enumerate(item.rows):
+                    assert row not in self.texts, f"row {row} was answered twice"
+                    self.order.append(row)
+                    self.texts[row] = [texts[position] for texts in item.texts]
+                for call, reasons in enumerate(item.reasons):
+                    self.reasons |= {(item.rows[p], call): reason for p, reason in reasons.items()}
+                for call, positions in enumerate(item.truncated):
+                    self.truncated |= {(item.rows[p], call) for p in positions}
+            self._changed.notify_all()
+
+    def wait(self, rows: int) -> Inbox:
+        self._wait(lambda: len(self.texts) >= rows or self.fatal is not None, f"{rows} rows")
+        assert self.fatal is None, self.fatal
+        assert len(self.texts) == rows
+        return self
+
+    def wait_fatal(self) -> Fatal:
+        self._wait(lambda: self.fatal is not None, "the end")
+        assert self.fatal is not None
+        return self.fatal
+
+    def _wait(self, condition: Callable[[], bool], what: str) -> None:
+        with self._changed:
+            assert self._changed.wait_for(condition, WAIT), f"no {what}; got {self.texts}"
+
+
+def call(index: int, *parts: Part, **options: Any) -> Call:
+    sampling = options.pop("sampling", Sampling(max_tokens=16))
+    return Call(index, options.pop("model", "m"), (Message("user", parts),), sampling, **options)
+
+
+ONE = CallGraph((call(0, "ask ", InputRef(0)),), 1)
+CHAIN = CallGraph((call(0, "a ", InputRef(0)), call(1, "b ", CallRef(0), " ", InputRef(1))), 2)
+
+
+class Bench:
+    """A dispatcher and the engines it made."""
+
+    def __init__(self, make: Callable[[str], Engine], cache_bytes: int = 1 << 20) -> None:
+        self.engines: dict[str, list[Any]] = {}
+
+        def create(model: str) -> Engine:
+            engine = make(model)
+            self.engines.setdefault(model, []).append(engine)
+            return engine
+
+        self.dispatcher = Dispatcher(create, cache_bytes)
+        self.dispatcher.start()
+
+    def open(self, graph: CallGraph = ONE, **options: Any) -> tuple[Stream, Inbox]:
+        inbox = Inbox()
+        stream = Stream(graph, inbox.deliver, **options)
+        self.dispatcher.open(stream)
+        return stream, inbox
+
+    def run(self, graph: CallGraph, *columns: list[Any], **options: Any) -> Inbox:
+        stream, inbox = self.open(graph, **options)
+        size = len(columns[0])
+        self.dispatcher.feed(stream, list(columns), size)
+        inbox.wait(size)
+        self.dispatcher.close(stream)
+        return inbox
+
+    def engine(self, model: str = "m", number: int = 0) -> Any:
+        until(lambda: len(self.engines.get(model, ())) > number)
+        return self.engines[model][number]
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.002)
+
+
+@pytest.fixture
+def benches() -> Iterator[Callable[..., Bench]]:
+    made: list[Bench] = []
+
+    def make(create: Callable[[str], Engine] = ScriptedEngine, **options: Any) -> Bench:
+        made.append(Bench(create, **options))
+        return made[-1]
+
+    yield make
+    for bench in made:
+        assert bench.dispatcher.alive
+        assert bench.dispatcher.status().calls_in_flight == 0 or any(s.closed for s in bench.dispatcher._streams)
+        bench.dispatcher.stop("the test is over")
+        assert not bench.dispatcher.alive
+        assert all(getattr(e, "closed", True) for made_engines in bench.engines.values() for e in made_engines)
+
+
+def test_one_call(benches):
+    inbox = benches().run(ONE, ["x", "yy", "cut"])
+    assert inbox.texts == {0: ["<user:ask x>"], 1: ["<user:ask yy>"], 2: ["<user:ask cut>"]}
+    assert inbox.truncated == {(2, 0)}
+    assert inbox.counters == Counters(3, 3, 0, 10 + 11 + 12, 6, 9, 0)
+
+
+def test_system_and_history_messages_are_rendered_in_order(benches):
+    messages = (Message("system", ("be kind",)), Message("user", ()), Message("assistant", (InputRef(1), InputRef(0))))
+    graph = CallGraph((Call(0, "m", messages, Sampling(8)),), 2)
+    assert benches().run(graph, ["x"], ["y"]).texts == {0: ["<system:be kind|user:|assistant:yx>"]}
+
+
+def test_conversation_column(benches):
+    graph = CallGraph((Call(0, "m", (), Sampling(8), conversation=InputRef(0)),), 1)
+    good = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
+    inbox = benches().run(graph, [good, None, [], [{"role": None, "content": "x"}], [good[0], {"role": "user"}], good])
+    assert inbox.texts == {0: ["<system:s|user:u>"], 1: [None], 2: [None], 3: [None], 4: [None], 5: inbox.texts[0]}
+    assert inbox.reasons == {
+        (2, 0): "the conversation has no messages; give at least one of role 'user'",
+        (3, 0): "message 1 of the conversation has no role (it is NULL)",
+        (4, 0): "message 2 of the conversation has no content (it is NULL)",
+    }
+    assert (inbox.counters.calls_requested, inbox.counters.calls_sent, inbox.counters.calls_failed) == (5, 1, 3)
+
+
+def test_second_call_reads_first_answer(benches):
+    inbox = benches().run(CHAIN, ["x", "y"], ["1", "2"])
+    assert inbox.texts == {
+        0: ["<user:a x>", "<user:b <user:a x> 1>"],
+        1: ["<user:a y>", "<user:b <user:a y> 2>"],
+    }
+
+
+def test_no_barrier_between_calls(benches):
+    bench = benches(lambda m: ScriptedEngine(m, hold=lambda prompt: prompt == "user:a slow"))
+    stream, inbox = bench.open(CHAIN)
+    bench.dispatcher.feed(stream, [["slow", "fast"], ["1", "2"]], 2)
+    inbox.wait(1)
+    assert inbox.order == [1]
+    assert bench.engine().submitted == ["user:a slow", "user:a fast", "user:b <user:a fast> 2"]
+    bench.engine().release("user:a slow")
+    inbox.wait(2)
+
+
+def test_diamond(benches):
+    graph = CallGraph(
+        (
+            call(0, "a ", InputRef(0)),
+            call(1, "b ", CallRef(0)),
+            call(2, "c ", CallRef(0)),
+            call(3, CallRef(1), CallRef(2), CallRef(1)),
+        ),
+        1,
+    )
+    inbox = benches().run(graph, ["x"])
+    b, c = "<user:b <user:a x>>", "<user:c <user:a x>>"
+    assert inbox.texts == {0: ["<user:a x>", b, c, f"<user:{b}{c}{b}>"]}
+    assert inbox.counters.calls_sent == 4
+
+
+def test_null_arguments_make_no_call(benches):
+    bench = benches()
+    inbox = bench.run(CHAIN, ["x", None, "y", None], ["1", "2", None, None])
+    assert inbox.texts == {
+        0: ["<user:a x>", "<user:b <user:a x> 1>"],
+        1: [None, None],
+        2: ["<user:a y>", None],
+        3: [None, None],
+    }
+    assert inbox.reasons == {}
+    assert inbox.counters.calls_requested == inbox.counters.calls_sent == len(bench.engine().submitted) == 3
+
+
+def test_all_rows_null_start_no_engine(benches):
+    bench = benches()
+    assert bench.run(ONE, [None, None]).texts == {0: [None], 1: [None]}
+    assert bench.engines == {}
+
+
+def test_graph_without_inputs_answers_every_row(benches):
+    inbox = benches().run(CallGraph((call(0, "hi"),), 0), ["ignored"] * 3)
+    assert inbox.texts == {row: ["<user:hi>"] for row in range(3)}
+    assert (inbox.counters.calls_sent, inbox.counters.answers_from_cache) == (1, 2)
+
+
+def test_failed_call_makes_its_readers_null(benches):
+    inbox = benches().run(CHAIN, ["refused", "x"], ["1", "2"])
+    assert inbox.texts[0] == [None, None]
+    assert inbox.reasons == {(0, 0): "the engine refused it"}
+    assert inbox.counters.calls_requested == 3
+    assert inbox.counters.calls_failed == 1
+
+
+def test_multiplicity_counts_requests_only(benches):
+    graph = CallGraph((call(0, InputRef(0), multiplicity=3),), 1)
+    counters = benches().run(graph, ["x", "y", None]).counters
+    assert (counters.calls_requested, counters.calls_sent) == (6, 2)
+
+
+def test_prompt_that_fills_the_context_fails_without_a_call(benches):
+    bench = benches(lambda m: ScriptedEngine(m, max_model_len=20))
+    room = 20 - 1 - len("user:ask ")
+    inbox = bench.run(ONE, ["x" * room, "x" * (room + 1)])
+    assert inbox.texts[0] == [f"<user:ask {'x' * room}>"]
+    assert list(inbox.reasons) == [(1, 0)]
+    assert "context of 20 tokens (spark.helium.scripted.maxModelLen)" in inbox.reasons[1, 0]
+    assert (inbox.counters.calls_requested, inbox.counters.calls_sent, inbox.counters.calls_failed) == (2, 1, 1)
+
+
+def test_row_that_cannot_be_rendered(benches):
+    inbox = benches().run(ONE, ["x", "unrenderable"])
+    assert inbox.reasons == {(1, 0): "cannot render this"}
+    assert inbox.counters.calls_sent == 1
+
+
+class TestCache:
+    def test_answers_a_second_stream(self, benches):
+        bench = benches()
+        first, second = bench.run(ONE, ["x", "cut"]), bench.run(ONE, ["x", "cut", "new"])
+        assert {row: second.texts[row] for row in first.texts} == first.texts
+        assert second.truncated == {(1, 0)}
+        assert (second.counters.calls_requested, second.counters.calls_sent) == (3, 1)
+        assert second.counters.answers_from_cache == 2
+        assert second.counters.prompt_tokens == len("user:ask new")
+
+    def test_off_for_a_query(self, benches):
+        bench = benches()
+        bench.run(ONE, ["x"])
+        off = bench.run(ONE, ["x", "x"], cache=False)
+        assert (off.counters.calls_sent, off.counters.answers_from_cache) == (2, 0)
+        assert bench.dispatcher.status().cache_entries == 1
+
+    def test_not_for_random_answers(self, benches):
+        bench = benches()
+        graph = CallGraph((call(0, InputRef(0), sampling=Sampling(8, temperature=0.5)),), 1)
+        assert bench.run(graph, ["x", "x"]).counters.calls_sent == 2
+        seeded = CallGraph((call(0, InputRef(0), sampling=Sampling(8, temperature=0.5, seed=1)),), 1)
+        assert bench.run(seeded, ["x", "x"]).counters.calls_sent == 1
+        other_seed = CallGraph((call(0, InputRef(0), sampling=Sampling(8, temperature=0.5, seed=2)),), 1)
+        assert bench.run(other_seed, ["x"]).counters.calls_sent == 1
+
+    def test_keeps_models_apart(self, benches):
+        bench = benches()
+        bench.run(ONE, ["x"])
+        assert bench.run(CallGraph((call(0, "ask ", InputRef(0), model="n"),), 1), ["x"]).counters.calls_sent == 1
+
+    def test_never_keeps_a_failure(self, benches):
+        bench = benches()
+        for _ in range(2):
+            inbox = bench.run(ONE, ["refused"])
+            assert (inbox.counters.calls_sent, inbox.counters.calls_failed) == (1, 1)
+
+
+class TestSingleFlight:
+    def test_equal_calls_in_flight_join(self, benches):
+        bench = benches(lambda m: ScriptedEngine(m, hold=lambda prompt: True))
+        stream, inbox = bench.open()
+        bench.dispatcher.feed(stream, [["x", "x", "y"]], 3)
+        other, other_inbox = bench.open()
+        bench.dispatcher.feed(other, [["x"]], 1)
+        until(lambda: len(bench.engine().submitted) == 2 and bench.dispatcher.status().calls_in_flight == 2)
+        bench.engine().release("user:ask x", "user:ask y")
+        inbox.wait(3)
+        other_inbox.wait(1)
+        assert inbox.texts[0] == inbox.texts[1] == other_inbox.texts[0] == ["<user:ask x>"]
+        assert (inbox.counters.calls_sent, inbox.counters.answers_from_cache) == (2, 1)
+        assert other_inbox.counters == Counters(calls_requested=1, answers_from_cache=1)
+
+    def test_joined_calls_share_a_failure(self, benches):
+        inbox = benches().run(ONE, ["refused", "refused"])
+        assert set(inbox.reasons) == {(0, 0), (1, 0)}
+        assert inbox.counters.calls_failed == 2
+        assert (inbox.counters.calls_sent, inbox.counters.answers_from_cache) == (1, 0)
+
+    def test_survives_the_stream_that_sent_the_call(self, benches):
+        bench = benches(lambda m: ScriptedEngine(m, hold=lambda prompt: True))
+        sender, _ = bench.open()
+        bench.dispatcher.feed(sender, [["x", "alone"]], 2)
+        joined, inbox = bench.open()
+        bench.dispatcher.feed(joined, [["x"]], 1)
+        until(lambda: len(bench.engine().submitted) == 2)
+        bench.dispatcher.status()
+        bench.dispatcher.close(sender)
+        until(lambda: bench.engine().aborted == ["user:ask alone"])
+        bench.engine().release("user:ask x")
+        inbox.wait(1)
+        assert inbox.counters == Counters(1, 1, 0, len("user:ask x"), 2, 3, 0)
+        assert bench.engine().submitted == ["user:ask x", "user:ask alone"]
+
+
+def test_closed_stream_is_aborted_and_forgotten(benches):
+    bench = benches(lambda m: ScriptedEngine(m, hold=lambda prompt: True))
+    stream, inbox = bench.open(CHAIN)
+    bench.dispatcher.feed(stream, [["x", "y"], ["1", "2"]], 2)
+    until(lambda: len(bench.engine().submitted) == 2)
+    bench.dispatcher.close(stream)
+    until(lambda: sorted(bench.engine().aborted) == ["user:a x", "user:a y"])
+    assert bench.dispatcher.status().calls_in_flight == 0
+    assert bench.dispatcher._streams == {}
+    assert bench.dispatcher._by_key == {}
+    assert inbox.texts == {}
+    # An equal call of a later stream is a new one: nothing waits for the aborted one.
+    later, later_inbox = bench.open()
+    bench.dispatcher.feed(later, [["x"]], 1)
+    until(lambda: "user:ask x" in bench.engine().submitted)
+    bench.engine().release("user:ask x")
+    later_inbox.wait(1)
+
+
+class TestEngines:
+    def test_slow_start_holds_up_nobody_else(self, benches):
+        gate = threading.Event()
+
+        def create(model: str) -> Engine:
+            if model == "slow":
+                assert gate.wait(WAIT)
+            return ScriptedEngine(model)
+
+        bench = benches(create)
+        slow, slow_inbox = bench.open(CallGraph((call(0, InputRef(0), model="slow"),), 1))
+        bench.dispatcher.feed(slow, [["x"]], 1)
+        assert bench.run(ONE, ["y"]).texts == {0: ["<user:ask y>"]}
+        assert [(e.model, e.state) for e in bench.dispatcher.status().engines] == [("slow", "starting"), ("m", "ready")]
+        gate.set()
+        slow_inbox.wait(1)
+
+    def test_one_graph_may_use_two_models(self, benches):
+        graph = CallGraph((call(0, InputRef(0)), call(1, CallRef(0), model="n")), 1)
+        bench = benches()
+        assert bench.run(graph, ["x", "y"]).texts[1] == ["<user:y>", "<user:<user:y>>"]
+        assert bench.engine("n").submitted == ["user:<user:x>", "user:<user:y>"]
+
+    def test_failed_start_reaches_all_and_is_not_repeated_within_the_query(self, benches):
+        attempts = []
+        gate = threading.Event()
+
+        def create(model: str) -> Engine:
+            attempts.append(model)
+            assert gate.wait(WAIT)
+            if len(attempts) == 1:
+                raise EngineStartError("no weights on this disk")
+            return ScriptedEngine(model)
+
+        bench = benches(create)
+        inboxes = []
+        for query in ("q1", "q1", "q2"):
+            stream, inbox = bench.open(query=query)
+            bench.dispatcher.feed(stream, [["x"]], 1)
+            inboxes.append(inbox)
+        until(lambda: len(attempts) == 1)
+        bench.dispatcher.status()
+        gate.set()
+        assert {inbox.wait_fatal() for inbox in inboxes} == {Fatal("no weights on this disk", "m")}
+        late, late_inbox = bench.open(query="q1")  # another task of the same query
+        bench.dispatcher.feed(late, [["x"]], 1)
+        assert late_inbox.wait_fatal().reason == "no weights on this disk"
+        assert len(attempts) == 1
+        assert bench.run(ONE, ["x"], query="q3").texts == {0: ["<user:ask x>"]}
+        assert len(attempts) == 2
+
+    def test_start_that_takes_too_long(self, benches):
+        gate = threading.Event()
+
+        def create(model: str) -> Engine:
+            gate.wait(WAIT)
+            return ScriptedEngine(model)
+
+        bench = benches(create)
+        stream, inbox = bench.open(start_timeout=0.3)
+        bench.dispatcher.feed(stream, [["x"]], 1)
+        assert "not up after 0 s" in inbox.wait_fatal().reason
+        gate.set()
+        assert bench.run(ONE, ["x"]).texts == {0: ["<user:ask x>"]}
+
+    def test_death_ends_its_streams_only_and_the_next_stream_gets_a_new_one(self, benches):
+        bench = benches(lambda m: ScriptedEngine(m, hold=lambda prompt: "hold" in prompt))
+        other_graph = CallGraph((call(0, InputRef(0), model="n"),), 1)
+        other, other_inbox = bench.open(other_graph)
+        bench.dispatcher.feed(other, [["hold"]], 1)
+        stream, inbox = bench.open()
+        bench.dispatcher.feed(stream, [["fine", "hold"]], 2)
+        inbox.wait(1)
+        until(lambda: len(bench.engine("n").submitted) == 1)
+        bench.engine().dead = True
+        assert inbox.wait_fatal() == Fatal("the engine died: it lost its GPU", "m")
+        until(lambda: bench.engine().closed)
+        bench.engine("n").release("user:hold")
+        other_inbox.wait(1)
+        assert bench.run(ONE, ["again"]).texts == {0: ["<user:ask again>"]}
+        assert len(bench.engines["m"]) == 2
+
+    def test_stop_tells_open_streams(self, benches):
+        bench = Bench(lambda m: ScriptedEngine(m, hold=lambda prompt: True))
+        stream, inbox = bench.open()
+        bench.dispatcher.feed(stream, [["x"]], 1)
+        engine = bench.engine()
+        until(lambda: len(engine.submitted) == 1)
+        bench.dispatcher.stop("maintenance")
+        assert inbox.fatal == Fatal("maintenance")
+        assert engine.closed
+        assert not bench.dispatcher.alive
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_two_streams_on_the_simulator_get_what_each_would_get_alone(benches, cache):
+    settings = Settings({"engine": "simulator", "simulator.decodeMicrosPerToken": "100", "simulator.maxNumSeqs": "7"})
+    rows = [["one", "two", None, "three"] * 20, [None if i % 7 == 0 else f"n{i % 11}" for i in range(80)]]
+    alone = benches(lambda m: engines.create(m, settings)).run(CHAIN, *rows, cache=False)
+    assert (alone.counters.calls_sent, alone.counters.calls_failed) == (alone.counters.calls_requested, 0)
+    bench = benches(lambda m: engines.create(m, settings))
+    streams = [bench.open(CHAIN, cache=cache) for _ in range(2)]
+    for start in range(0, 80, 10):
+        for stream, _ in streams:
+            bench.dispatcher.feed(stream, [column[start : start + 10] for column in rows], 10)
+    total = Counters()
+    for _, inbox in streams:
+        assert inbox.wait(80).texts == alone.texts
+        total.add(inbox.counters)
+    assert total.calls_requested == 2 * alone.counters.calls_requested
+    assert total.calls_sent + total.answers_from_cache == total.calls_requested
+    assert total == bench.dispatcher.status().counters
+    first_calls = {f"a {x}" for x in rows[0] if x}
+    second_calls = {(x, y) for x, y in zip(*rows, strict=True) if x and y}
+    if cache:
+        assert total.calls_sent == len(first_calls) + len(second_calls)
+    else:
+        assert total.answers_from_cache == 0

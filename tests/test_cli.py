@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from spark_helium import cli
+from spark_helium.gpu_executor import lifecycle
+from tests.gpu_executor.daemons import DaemonDirectory, daemon_directory, until
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def daemons() -> Iterator[DaemonDirectory]:
+    with daemon_directory() as directory:
+        yield directory
+
+
+def arguments(daemons: DaemonDirectory, command: str, *more: str) -> list[str]:
+    return [command, "--set", f"executor.directory={daemons.path}", *more]
+
+
+def test_by_hand_from_start_to_stop(daemons: DaemonDirectory, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(arguments(daemons, "status")) == cli.NOT_RUNNING
+    assert cli.main(arguments(daemons, "stop")) == cli.NOT_RUNNING
+    serve = arguments(daemons, "serve", "--background", "--set", "spark.helium.engine=simulator", "--model", "m")
+    assert cli.main(serve) == cli.OK
+    assert cli.main(serve) == cli.FAILED  # it runs already
+    settings = daemons.settings()
+    pid = daemons.status(settings).pid
+    capsys.readouterr()
+    assert cli.main(arguments(daemons, "status")) == cli.OK
+    headings, row = capsys.readouterr().out.splitlines()
+    assert headings.split()[:2] == ["ID", "PID"]
+    assert row.split()[:2] == [lifecycle.identity(settings), str(pid)]
+    assert row.endswith("m (simulator)")
+    assert cli.main(arguments(daemons, "status", "--json")) == cli.OK
+    (status,) = json.loads(capsys.readouterr().out)
+    assert (status["pid"], status["by_hand"], status["answers"]) == (pid, True, True)
+    assert cli.main(arguments(daemons, "stop", "ffff-no-such")) == cli.NOT_RUNNING
+    assert cli.main(arguments(daemons, "stop", lifecycle.identity(settings)[:6])) == cli.OK
+    assert not lifecycle.is_alive(lifecycle.DaemonFiles.of(settings))
+    assert cli.main(arguments(daemons, "status")) == cli.NOT_RUNNING
+
+
+def test_in_the_foreground_until_interrupted(daemons: DaemonDirectory):
+    command = [sys.executable, "-m", "spark_helium.cli"]
+    command += arguments(daemons, "serve", "--set", "engine=simulator", "--set", "simulator.blockSize=32")
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True)
+    files = lifecycle.DaemonFiles.of(daemons.settings(simulator_block_size="32"))
+    try:
+        until(lambda: lifecycle.answers(files.socket), "the start")
+        with lifecycle.starting(files, 1.0):  # it let go of the lock
+            assert daemons.status(daemons.settings(simulator_block_size="32")).pid == process.pid
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=15)
+    finally:
+        process.kill()
+    assert process.returncode == 0
+    assert "exiting: it was stopped" in said
+    assert not files.socket.exists()
+
+
+def test_engine_that_does_not_start(daemons: DaemonDirectory, capsys: pytest.CaptureFixture[str]):
+    serve = arguments(daemons, "serve", "--background", "--model", "/no/such/model", "--set", "engine=vllm")
+    assert cli.main(serve) == cli.FAILED
+    assert "/no/such/model" in capsys.readouterr().err
+
+
+def test_daemon_that_hangs_is_killed_only_if_asked(daemons: DaemonDirectory, capsys: pytest.CaptureFixture[str]):
+    lifecycle.ensure_daemon(daemons.settings())
+    os.kill(daemons.status(daemons.settings()).pid, signal.SIGSTOP)
+    assert cli.main(arguments(daemons, "stop")) == cli.FAILED
+    assert "--kill" in capsys.readouterr().err
+    assert cli.main(arguments(daemons, "stop", "--kill")) == cli.OK
+    assert lifecycle.known_daemons(daemons.path) == []
+
+
+@pytest.mark.parametrize("text", ["engine", "engin=vllm", "engine=magic", "cache.memory=-1"])
+def test_wrong_setting(text: str, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["status", "--set", text]) == cli.WRONG_USAGE
+    assert text.partition("=")[0] in capsys.readouterr().err
+
+
+def test_unknown_command():
+    with pytest.raises(SystemExit) as error:
+        cli.main(["dance"])
+    assert error.value.code == cli.WRONG_USAGE
