@@ -1,0 +1,71 @@
+"""Fixtures that every suite shares: one Spark session per run, classic or Connect, on the simulator."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+import spark_helium
+
+# For tests that run a UDF of their own; spark_helium's workers know their Python from configure().
+os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--session",
+        choices=["classic", "connect"],
+        default="classic",
+        help="kind of Spark session that the tests of SQL and DataFrames run on",
+    )
+
+
+@pytest.fixture(scope="session")
+def session_kind(request: pytest.FixtureRequest) -> str:
+    return str(request.config.getoption("--session"))
+
+
+@pytest.fixture(scope="session")
+def spark(session_kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
+    """A session on the simulator, with a daemon, a warehouse and a metastore of its own."""
+    home = tmp_path_factory.mktemp("spark")
+    builder = SparkSession.builder
+    builder = builder.master("local[2]") if session_kind == "classic" else builder.remote("local[2]")
+    builder = (
+        builder.config("spark.ui.enabled", "false")
+        .config("spark.ui.showConsoleProgress", "false")
+        .config("spark.sql.shuffle.partitions", "2")
+        .config("spark.sql.warehouse.dir", str(home / "warehouse"))
+    )
+    session = spark_helium.configure(
+        builder, engine="simulator", executor_directory=_short_directory(home)
+    ).getOrCreate()
+    yield session
+    session.stop()
+
+
+def _short_directory(home: Path) -> str:
+    """A Unix socket's path may have 107 bytes, and pytest's own directories can be longer than that."""
+    return str(home / "d")
+
+
+@pytest.fixture
+def set_setting(spark: SparkSession) -> Iterator[Callable[[str, str], None]]:
+    """Changes a setting of the shared session for one test."""
+    before: dict[str, str | None] = {}
+
+    def change(key: str, value: str) -> None:
+        before.setdefault(key, spark.conf.get(key, None))
+        spark.conf.set(key, value)
+
+    yield change
+    for key, value in before.items():
+        if value is None:
+            spark.conf.unset(key)
+        else:
+            spark.conf.set(key, value)
