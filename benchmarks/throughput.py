@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import sys
@@ -54,6 +55,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
 
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # for the pandas UDF
     builder = (
         SparkSession.builder.master(f"local[{args.partitions}]")
         .config("spark.ui.enabled", "false")

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from pyspark.sql import SparkSession
 
@@ -14,6 +15,10 @@ import spark_helium
 
 # For tests that run a UDF of their own; spark_helium's workers know their Python from configure().
 os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+
+# Time says nothing on a shared machine.
+hypothesis.settings.register_profile("shared machine", deadline=None)
+hypothesis.settings.load_profile("shared machine")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

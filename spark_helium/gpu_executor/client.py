@@ -81,7 +81,8 @@ class RowStream:
         try:
             descriptor = flight.FlightDescriptor.for_command(header.encode())
             self._writer, self._reader = self._client.do_exchange(descriptor)
-            self._writer.begin(schema)
+            with contextlib.suppress(flight.FlightError, OSError):
+                self._writer.begin(schema)  # fails when the daemon has said no already; its reason is read next
             first = WireMessage.decode(self._reader.read_chunk().app_metadata.to_pybytes())
         except BaseException:
             self._client.close()
@@ -113,7 +114,7 @@ class RowStream:
                 ensure_daemon(settings)
             try:
                 return cls(files, header, schema)
-            except (flight.FlightError, StopIteration) as e:
+            except (flight.FlightError, OSError, StopIteration) as e:
                 trouble = e
         raise DaemonError(f"the node's daemon ended {ATTEMPTS} times before it took a stream: {trouble}") from trouble
 

@@ -8,6 +8,7 @@ dispatcher's, which does the work.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import math
@@ -212,6 +213,7 @@ class Server(flight.FlightServerBase):
             stream = self._daemon.open(header, outbox.put)
         except (HeliumError, ValueError) as e:
             writer.write_metadata(Fatal(str(e)).encode())
+            _drain(reader)  # a client that is still writing when we return would see that fail, not the reason
             return
         if stream is None:
             raise flight.FlightUnavailableError("the daemon is about to exit")
@@ -251,6 +253,12 @@ class Server(flight.FlightServerBase):
     def list_actions(self, context: flight.ServerCallContext) -> list[tuple[str, str]]:
         """What ``do_action`` knows."""
         return [("status", "state of the daemon"), ("stop", "end the daemon")]
+
+
+def _drain(reader: flight.MetadataRecordBatchReader) -> None:
+    with contextlib.suppress(StopIteration, flight.FlightError, pa.ArrowException, OSError):
+        while True:
+            reader.read_chunk()
 
 
 def _write(

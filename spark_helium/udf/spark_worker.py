@@ -11,13 +11,16 @@ next read or write.
 
 from __future__ import annotations
 
+import os
 import select
 import sys
+import threading
 from dataclasses import dataclass
 from types import FrameType
 from typing import IO, Any, Self
 
-_HANG_UP = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR | select.POLLNVAL
+_HANG_UP_EVENTS = getattr(select, "POLLRDHUP", 0)
+_HANG_UP = _HANG_UP_EVENTS | select.POLLHUP | select.POLLERR | select.POLLNVAL  # the last three need no asking
 
 
 class TaskGoneError(ConnectionError):
@@ -60,11 +63,40 @@ class SparkWorker:
         poll.register(descriptor, select.POLLIN)
         jvm = -1 if self.infile is None else self.infile.fileno()
         if jvm >= 0:
-            poll.register(jvm, _HANG_UP & ~(select.POLLHUP | select.POLLERR | select.POLLNVAL))
+            poll.register(jvm, _HANG_UP_EVENTS)
         events = dict(poll.poll(None if seconds is None else max(0, seconds * 1000)))
         if events.get(jvm, 0) & _HANG_UP:
             raise TaskGoneError("the JVM closed its connection to this Spark worker")
         return descriptor in events
+
+    def end_with_the_jvm(self) -> None:
+        """From now on, end this process as soon as the JVM hangs up on it. To call twice changes nothing.
+
+        A LIMIT that has its rows is a normal end, but PySpark would find out by writing to the broken connection
+        and print a traceback. Spark never reuses a worker that it hung up on, so that nothing is lost.
+        """
+        global _watched
+        if self.infile is None or _watched or not _is_worker_process():
+            return
+        _watched = True
+        # A descriptor of its own: PySpark opens and closes its files once per task.
+        threading.Thread(target=_end_on_hang_up, args=(os.dup(self.infile.fileno()),), daemon=True).start()
+
+
+_watched = False
+
+
+def _end_on_hang_up(descriptor: int) -> None:
+    poll = select.poll()
+    poll.register(descriptor, _HANG_UP_EVENTS)
+    while not any(event & _HANG_UP for _, event in poll.poll()):
+        pass
+    os._exit(0)
+
+
+def _is_worker_process() -> bool:
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    return spec is not None and spec.name in ("pyspark.daemon", "pyspark.worker")
 
 
 def _is_file(value: Any) -> bool:

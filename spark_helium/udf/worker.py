@@ -61,6 +61,7 @@ class TaskRun:
         self._batches = batches
         self._window: int = task.settings["stream.maxInFlight"]
         self._spark = SparkWorker.find()
+        self._spark.end_with_the_jvm()
         self._order = RowOrder()
         self._counters = Counters()  # received and not handed over
         self._stream: RowStream | None = None
