@@ -76,7 +76,8 @@ class Call:
 
     Either ``messages`` (a conversation whose shape is known to the planner) or ``conversation`` (an input
     column of type ``list<struct<role, content>>``) is set. ``multiplicity`` is how many calls of the query's
-    text this one stands for after equal calls were merged. ``result_type`` is Spark's JSON for the SQL type
+    text this one stands for after equal calls were merged. ``guard`` is a boolean input column: the call runs
+    only for rows where it is true, and elsewhere its answer is NULL. ``result_type`` is Spark's JSON for the SQL type
     of the answer; ``fail_on_error`` says whether a failed row ends the query.
     """
 
@@ -85,6 +86,7 @@ class Call:
     messages: tuple[Message, ...]
     sampling: Sampling
     conversation: InputRef | None = None
+    guard: InputRef | None = None
     constraint: Constraint | None = None
     result_type: str = '"string"'
     fail_on_error: bool = True
@@ -123,7 +125,7 @@ class CallGraph:
         for position, call in enumerate(self.calls):
             if call.index != position:
                 raise ValueError(f"call {call.index} of the call graph stands at position {position}")
-            for ref in call.references():
+            for ref in (*call.references(), *(() if call.guard is None else (call.guard,))):
                 limit = self.inputs if isinstance(ref, InputRef) else position
                 if not 0 <= ref.index < limit:
                     raise ValueError(f"call {position} of the call graph reads {ref}, which does not exist before it")
@@ -188,6 +190,8 @@ def _call_to_dict(call: Call) -> dict[str, Any]:
     }
     if call.conversation is not None:
         out["conversation"] = _part_to_json(call.conversation)
+    if call.guard is not None:
+        out["guard"] = _part_to_json(call.guard)
     if call.constraint is not None:
         c = call.constraint
         out["constraint"] = {
@@ -206,6 +210,7 @@ def _call_from_dict(index: int, data: Mapping[str, Any]) -> Call:
     sampling = data["sampling"]
     constraint = data.get("constraint")
     conversation = data.get("conversation")
+    guard = data.get("guard")
     choices = constraint.get("choices") if constraint else None
     return Call(
         index=index,
@@ -222,6 +227,7 @@ def _call_from_dict(index: int, data: Mapping[str, Any]) -> Call:
             stop=tuple(sampling.get("stop") or ()),
         ),
         conversation=None if conversation is None else InputRef(int(conversation["input"])),
+        guard=None if guard is None else InputRef(int(guard["input"])),
         constraint=None
         if constraint is None
         else Constraint(

@@ -31,7 +31,7 @@ class Measurement:
     calls_sent : int
         Calls that reached an engine.
     answers_from_cache : int
-        Calls answered by the prompt cache, or by an equal call that was on its way.
+        Calls answered by the prompt cache, or by an equal call of the same query, finished or on its way.
     calls_failed : int
         Calls that ended in an error.
     prompt_tokens, cached_prompt_tokens, output_tokens : int

@@ -20,9 +20,10 @@ import org.apache.spark.sql.helium.rules._
  *   parse and analyse    functions of FunctionCatalog resolve to LLMCall expressions
  *   check                CheckLLMCallPlacement
  *   optimize, early      PrepareLLMCalls: RewriteSubqueriesWithCalls, RewriteTwoSidedJoinCalls,
- *                        ExtractLLMCalls, MergeEqualCalls (once, before Spark's operator rules
- *                        copy expressions)
- *   optimize             PruneUnusedCalls (to a fixed point, with Spark's column pruning)
+ *                        ExtractLLMCalls, MergeEqualCalls, GuardConditionalCalls (once, before
+ *                        Spark's operator rules copy expressions)
+ *   optimize             PushThroughEvalLLM, PruneUnusedCalls (to a fixed point, with Spark's own
+ *                        push-down and column pruning)
  *   plan                 EvalLLMStrategy: EvalLLM to EvalLLMExec
  * }}}
  */
@@ -37,6 +38,7 @@ class HeliumExtensions extends (SparkSessionExtensions => Unit) {
     FunctionCatalog.all.foreach(f => extensions.injectFunction(f.description))
     extensions.injectCheckRule(_ => CheckLLMCallPlacement)
     extensions.injectPreOperatorOptimizationRule(_ => PrepareLLMCalls)
+    extensions.injectOptimizerRule(_ => PushThroughEvalLLM)
     extensions.injectOptimizerRule(_ => PruneUnusedCalls)
     extensions.injectPlannerStrategy(_ => EvalLLMStrategy)
   }
@@ -46,7 +48,8 @@ class HeliumExtensions extends (SparkSessionExtensions => Unit) {
 private object PrepareLLMCalls extends Rule[LogicalPlan] {
 
   private val rules = Seq(
-    RewriteSubqueriesWithCalls, RewriteTwoSidedJoinCalls, ExtractLLMCalls, MergeEqualCalls)
+    RewriteSubqueriesWithCalls, RewriteTwoSidedJoinCalls, ExtractLLMCalls, MergeEqualCalls,
+    GuardConditionalCalls)
 
   override def apply(plan: LogicalPlan): LogicalPlan = rules.foldLeft(plan)((p, rule) => rule(p))
 }

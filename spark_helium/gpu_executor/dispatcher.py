@@ -29,6 +29,7 @@ from spark_helium.gpu_executor.engines.base import Engine, EngineRequest, Engine
 from spark_helium.gpu_executor.engines.rendering import too_long
 from spark_helium.gpu_executor.messages import Counters, EngineStatus, Fatal
 from spark_helium.gpu_executor.prompt_cache import CacheKey, CallKeys, PromptCache
+from spark_helium.gpu_executor.query_answers import QueryAnswers
 from spark_helium.gpu_executor.stream import CallGroup, RowBatch, Stream
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ class Flight:
 
     slot: EngineSlot
     key: CacheKey | None
+    cache: PromptCache | None
     waiters: list[Waiter]
 
 
@@ -79,6 +81,7 @@ class Dispatcher:
         last_words: Callable[[], Callable[[], str]] = lambda: lambda: "",
     ) -> None:
         self.cache = PromptCache(cache_bytes)
+        self._query_answers = QueryAnswers(cache_bytes)
         self._inbox: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self._pool = EnginePool(create, self.post, self._engine_ready, self._engine_did_not_start, last_words)
         self._ready: deque[CallGroup] = deque()
@@ -117,7 +120,7 @@ class Dispatcher:
 
     def open(self, stream: Stream) -> None:
         """Begin a stream. Its ``deliver`` gets finished rows from now on."""
-        self.post(lambda: self._streams.setdefault(stream, [None] * len(stream.graph.calls)))
+        self.post(lambda: self._open_stream(stream))
 
     def feed(self, stream: Stream, inputs: list[Column], size: int) -> None:
         """Take in ``size`` rows of a stream, one list of values per input column."""
@@ -167,7 +170,8 @@ class Dispatcher:
                 action()
                 action = self._inbox.get_nowait()
         except queue.Empty:
-            pass
+            if idle:
+                self._query_answers.forget_finished()
         self._give_up_late_engines()
 
     def _call(self) -> None:
@@ -200,7 +204,8 @@ class Dispatcher:
             self._fail(stream, f"the prompts could not be rendered: {type(e).__name__}: {e}", call.model)
             return
         counters.calls_requested += len(rows) * call.multiplicity
-        keys = self._keys(stream, slot, call)
+        cache = self._cache_of(stream)
+        keys = None if cache is None else self._keys(stream, slot, call)
         limit, setting = slot.max_prompt_bytes, f"spark.helium.{engine.info.engine}.maxModelLen"
         requests: list[EngineRequest] = []
         for row, prompt in zip(rows, prompts, strict=True):
@@ -211,9 +216,9 @@ class Dispatcher:
                 self._settle(stream, batch, k, row, reason=too_long(token_count(prompt), slot.max_model_len, setting))
                 continue
             key = None
-            if keys is not None:
+            if keys is not None and cache is not None:
                 key = keys.key(prompt)
-                cached = self.cache.get(key)
+                cached = cache.get(key)
                 if cached is not None:
                     counters.answers_from_cache += 1
                     self._settle(stream, batch, k, row, *cached)
@@ -223,7 +228,7 @@ class Dispatcher:
                     equal.waiters.append((stream, batch, k, row))
                     continue
             number = next(self._ids)
-            flight = self._flights[number] = Flight(slot, key, [(stream, batch, k, row)])
+            flight = self._flights[number] = Flight(slot, key, cache, [(stream, batch, k, row)])
             if key is not None:
                 self._by_key[key] = flight
             requests.append(EngineRequest(number, prompt, call.sampling, call.constraint))
@@ -234,14 +239,21 @@ class Dispatcher:
             except Exception as e:  # an EngineError, or a bug of the engine's adapter: no answer will come either way
                 self._engine_died(slot, e)
 
+    def _cache_of(self, stream: Stream) -> PromptCache | None:
+        """Where equal calls are looked up: the node's cache, or else the answers of the stream's own query."""
+        if stream.cache:
+            return self.cache
+        return self._query_answers.of(stream.query) if stream.query else None
+
     def _keys(self, stream: Stream, slot: EngineSlot, call: Call) -> CallKeys | None:
-        """The cache keys of a call, or None when equal prompts need not give equal answers, or nobody wants it."""
-        if not stream.cache or not call.sampling.deterministic:
+        """The cache keys of a call, or None when equal prompts need not give equal answers."""
+        if not call.sampling.deterministic:
             return None
         of_calls = self._streams[stream]
         keys = of_calls[call.index]
         if keys is None:
-            keys = of_calls[call.index] = CallKeys(slot.fingerprint, call.sampling, call.constraint)
+            scope = "" if stream.cache else stream.query
+            keys = of_calls[call.index] = CallKeys(slot.fingerprint, call.sampling, call.constraint, scope)
         return keys
 
     def _collect(self) -> None:
@@ -268,8 +280,8 @@ class Dispatcher:
         key = flight.key
         if key is not None:
             del self._by_key[key]
-            if result.error is None:
-                self.cache.put(key, result.text, result.truncated)
+            if result.error is None and flight.cache is not None:
+                flight.cache.put(key, result.text, result.truncated)
         paid = False
         for stream, batch, k, row in flight.waiters:
             counters = stream.counters
@@ -318,13 +330,18 @@ class Dispatcher:
 
     # --- streams come and go
 
+    def _open_stream(self, stream: Stream) -> None:
+        self._streams[stream] = [None] * len(stream.graph.calls)
+        self._query_answers.opened(stream.query)
+
     def _feed(self, stream: Stream, inputs: list[Column], size: int) -> None:
         if not stream.closed:
             self._open(stream.arrive(inputs, size))
 
     def _close(self, stream: Stream) -> None:
         stream.closed = True
-        self._streams.pop(stream, None)
+        if self._streams.pop(stream, None) is not None:
+            self._query_answers.closed(stream.query)
         self._forget(stream)
 
     def _fail(self, stream: Stream, reason: str, model: str = "") -> None:

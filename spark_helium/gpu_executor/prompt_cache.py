@@ -17,14 +17,14 @@ ENTRY_OVERHEAD = 320
 
 
 class CallKeys:
-    """Makes the cache keys of calls that share engine, sampling and constraint.
+    """Makes the cache keys of calls that share engine, sampling and constraint, within one scope.
 
     A key is a digest, not the tokens: prompts are long and the cache holds many. 20 bytes keep an accidental
     collision out of reach of any number of calls a node can make.
     """
 
-    def __init__(self, fingerprint: str, sampling: Sampling, constraint: Constraint | None) -> None:
-        what = [fingerprint, astuple(sampling), None if constraint is None else astuple(constraint)]
+    def __init__(self, fingerprint: str, sampling: Sampling, constraint: Constraint | None, scope: str = "") -> None:
+        what = [scope, fingerprint, astuple(sampling), None if constraint is None else astuple(constraint)]
         self._prefix = blake2b(json.dumps(what).encode() + b"\0", digest_size=20)
 
     def key(self, tokens: bytes) -> CacheKey:

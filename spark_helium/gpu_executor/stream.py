@@ -116,6 +116,9 @@ class Stream:
                 continue
             k = template.call.index
             rows = list(range(size))
+            guard = template.call.guard
+            if guard is not None:
+                rows = [row for row in rows if inputs[guard.index][row]]
             for column in (inputs[index] for index in template.inputs):
                 if None in column:
                     rows = [row for row in rows if column[row] is not None]
@@ -144,8 +147,11 @@ class Stream:
             batch.open_inputs[reader][row] -= 1
             if batch.open_inputs[reader][row] == 0:
                 template = self.templates[reader]
-                if any(batch.inputs[c][row] is None for c in template.inputs) or any(
-                    batch.answers[c][row] is None for c in template.calls
+                guard = template.call.guard
+                if (
+                    (guard is not None and not batch.inputs[guard.index][row])
+                    or any(batch.inputs[c][row] is None for c in template.inputs)
+                    or any(batch.answers[c][row] is None for c in template.calls)
                 ):
                     opened.extend(self.settle(batch, reader, row))
                 else:

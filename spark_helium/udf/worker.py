@@ -121,7 +121,8 @@ class TaskRun:
                 return False
         if self._stream is None:
             task = self._task
-            query = f"{task.application}/{query_id()}"
+            execution = query_id()
+            query = f"{task.application}/{execution}" if execution else ""
             header = RowStream.header(task.graph.to_json(), task.settings, task.application, query)
             self._stream = RowStream.open(task.settings, header, self._unsent.schema)
         part, rest = self._unsent.slice(0, room), self._unsent.slice(room)

@@ -33,7 +33,7 @@ def start(directory: Path) -> SparkSession:
         .config("spark.ui.showConsoleProgress", "false")
         .config("spark.sql.shuffle.partitions", "2")
     )
-    session = spark_helium.configure(builder, executor_directory=str(directory)).getOrCreate()
+    session = spark_helium.configure(builder, engine="vllm", executor_directory=str(directory)).getOrCreate()
     table.reviews(session).limit(ROWS).createOrReplaceTempView("reviews")
     return session
 

@@ -58,6 +58,8 @@ case class LLMOptions(
  * @param arguments strings, or the one conversation column
  * @param answerType SQL type of the answer itself
  * @param multiplicity how many calls of the query's text this one stands for
+ * @param guard the call runs only for rows where this is true; elsewhere its answer is NULL and
+ *   nobody reads it
  * @param written names of the options in the query's text; the others have their defaults
  */
 case class LLMCall(
@@ -67,11 +69,12 @@ case class LLMCall(
     options: LLMOptions,
     answerType: DataType = StringType,
     multiplicity: Int = 1,
+    guard: Option[Expression] = None,
     written: Set[String] = Set.empty)
   extends Expression
   with Unevaluable {
 
-  override def children: Seq[Expression] = arguments
+  override def children: Seq[Expression] = arguments ++ guard
 
   override def nullable: Boolean = true
 
@@ -80,7 +83,7 @@ case class LLMCall(
 
   override lazy val deterministic: Boolean =
     (options.sampling.temperature == 0.0 || options.sampling.seed.isDefined) &&
-      arguments.forall(_.deterministic)
+      children.forall(_.deterministic)
 
   override def prettyName: String = function
 
@@ -118,7 +121,8 @@ case class LLMCall(
   private def quoted(text: String): String = s"'${text.replace("'", "\\'")}'"
 
   override protected def withNewChildrenInternal(
-      newChildren: IndexedSeq[Expression]): LLMCall = copy(arguments = newChildren)
+      newChildren: IndexedSeq[Expression]): LLMCall = copy(
+    arguments = newChildren.take(arguments.size), guard = guard.map(_ => newChildren.last))
 }
 
 object LLMCall {

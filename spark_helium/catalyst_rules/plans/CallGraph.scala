@@ -39,7 +39,7 @@ object CallGraph {
     override def toJson: JValue = JObject("call" -> JInt(index))
   }
 
-  case class Node(call: LLMCall, sources: Seq[Source]) {
+  case class Node(call: LLMCall, sources: Seq[Source], guard: Option[Input] = None) {
 
     def toJson: JValue = {
       val prompt: List[(String, JValue)] = call.prompt match {
@@ -69,7 +69,8 @@ object CallGraph {
           "result_type" -> JString(call.dataType.json),
           "fail_on_error" -> JBool(call.options.failOnError),
           "multiplicity" -> JInt(call.multiplicity)) ++
-        constraint.map("constraint" -> _))
+        constraint.map("constraint" -> _) ++
+        guard.map("guard" -> _.toJson))
     }
 
     private def message(m: MessageTemplate): JValue = JObject(
@@ -83,13 +84,15 @@ object CallGraph {
   def of(calls: Seq[LLMCall], answers: Seq[Attribute]): CallGraph = {
     val inputs = mutable.ArrayBuffer.empty[Expression]
     val position = answers.map(_.exprId).zipWithIndex.toMap
+    def input(e: Expression): Input = {
+      val known = inputs.indexWhere(i => i.deterministic && i.semanticEquals(e))
+      Input(if (known >= 0) known else { inputs += e; inputs.size - 1 })
+    }
     def source(argument: Expression): Source = argument match {
       case a: Attribute if position.contains(a.exprId) => Answer(position(a.exprId))
-      case e =>
-        val known = inputs.indexWhere(i => i.deterministic && i.semanticEquals(e))
-        Input(if (known >= 0) known else { inputs += e; inputs.size - 1 })
+      case e => input(e)
     }
-    val nodes = calls.map(call => Node(call, call.arguments.map(source)))
+    val nodes = calls.map(c => Node(c, c.arguments.map(source), c.guard.map(input)))
     CallGraph(inputs.toSeq, nodes)
   }
 

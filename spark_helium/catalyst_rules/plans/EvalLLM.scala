@@ -45,6 +45,7 @@ object EvalLLM {
   def describe(calls: Seq[LLMCall], answers: Seq[Attribute]): String =
     calls.zip(answers).map { case (call, answer) =>
       val merged = if (call.multiplicity > 1) s" (for ${call.multiplicity} equal calls)" else ""
-      s"$answer = $call$merged"
+      val when = call.guard.fold("")(g => s" when $g")
+      s"$answer = $call$when$merged"
     }.mkString(", ")
 }

@@ -46,6 +46,23 @@ class MergeEqualCallsSuite extends PlanSuite {
     equal(MergeEqualCalls(draws(Some(1))).collect { case e: EvalLLM => e.calls.size }, Seq(1))
   }
 
+  test("down a chain, through operators that pass columns on") {
+    val between = Project(Seq(body), Filter(yes(a), eval(first -> a)(relation)))
+    val second = call("Bad? {0}", body)
+    val c = answer(second)
+    val plan = eval(first -> b, second -> c)(between)
+    samePlan(MergeEqualCalls(plan),
+      Project(Seq(body, Alias(a, "llm")(exprId = b.exprId), c),
+        eval(second -> c)(
+          Project(Seq(body, a), Filter(yes(a), eval(first -> a)(relation))))))
+  }
+
+  test("a guarded answer is not there for every row, so it is not read from below") {
+    val guarded = first.copy(guard = Some(IsNotNull(title)))
+    val plan = eval(first -> b)(eval(guarded -> a)(relation))
+    equal(MergeEqualCalls(plan) eq plan, true)
+  }
+
   test("switched off, by its own switch or by the one of all rules") {
     val plan = eval(first -> a, first -> b)(relation)
     Seq("spark.helium.optimizer.enabled", "spark.helium.optimizer.mergeEqualCalls.enabled")

@@ -17,6 +17,8 @@ object RunSuites {
     new ExtractLLMCallsSuite,
     new RewriteTwoSidedJoinCallsSuite,
     new MergeEqualCallsSuite,
+    new GuardConditionalCallsSuite,
+    new PushThroughEvalLLMSuite,
     new PruneUnusedCallsSuite)
 
   def main(args: Array[String]): Unit = {

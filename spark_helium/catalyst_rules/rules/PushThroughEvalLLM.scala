@@ -1,0 +1,96 @@
+package org.apache.spark.sql.helium.rules
+
+import org.apache.spark.sql.catalyst.expressions._
+import org.apache.spark.sql.catalyst.plans.{LeftAnti, LeftSemi}
+import org.apache.spark.sql.catalyst.plans.logical._
+import org.apache.spark.sql.catalyst.rules.Rule
+import org.apache.spark.sql.helium.HeliumRule
+import org.apache.spark.sql.helium.plans.EvalLLM
+
+/**
+ * Operators that keep fewer rows, and do not read an answer, run below the calls.
+ *
+ * {{{
+ *   Filter (id > 3 AND llm#1 = 'yes')           Filter (llm#1 = 'yes')
+ *   +- EvalLLM [llm#1 = llm('..', x)]      =>   +- EvalLLM [llm#1 = llm('..', x)]
+ *      +- Relation [id, x]                         +- Filter (id > 3)
+ *                                                     +- Relation [id, x]
+ * }}}
+ *
+ * Likewise limits, samples without replacement, semi and anti joins, and sorts; a sort is not fewer
+ * rows, but it opens the way for the limit above it, and Spark runs the input of a global sort
+ * twice. `EvalLLM` keeps the number and the order of rows, so each of these sees the same rows
+ * below it as above. A Project between the operator and the node is stepped over.
+ *
+ * Declines when the operator is not deterministic, and when a call of the node is not: a call with
+ * a temperature is not moved across a limit, nor made for other rows than the text says.
+ */
+object PushThroughEvalLLM extends Rule[LogicalPlan] {
+
+  override def apply(plan: LogicalPlan): LogicalPlan = {
+    if (!HeliumRule.enabled(conf, "pushThroughEvalLLM") || !plan.exists(_.isInstanceOf[EvalLLM])) {
+      plan
+    } else {
+      plan.transformUp {
+        case f @ Filter(condition, node: EvalLLM) if movable(node) => pushFilter(f, condition, node)
+        case s @ Sort(order, _, Calls(node, inlined, rebuilt), _) if below(node, order.map(inlined)) =>
+          val sorted = order.map(o => inlined(o).asInstanceOf[SortOrder])
+          rebuilt(node.copy(child = s.copy(order = sorted, child = node.child)))
+        case s @ Sample(_, _, false, _, Calls(node, _, rebuilt), _) =>
+          rebuilt(node.copy(child = s.copy(child = node.child)))
+        case j @ Join(Calls(node, inlined, rebuilt), right, LeftSemi | LeftAnti, condition, _)
+            if below(node, condition.map(inlined).toSeq, right.outputSet) =>
+          rebuilt(node.copy(child = j.copy(left = node.child, condition = condition.map(inlined))))
+        case limit @ (_: LocalLimit | _: GlobalLimit | _: Offset) =>
+          limit.children.head match {
+            case Calls(node, _, rebuilt) =>
+              rebuilt(node.copy(child = limit.withNewChildren(Seq(node.child))))
+            case _ => limit
+          }
+      }
+    }
+  }
+
+  private def movable(node: EvalLLM): Boolean = node.calls.forall(_.deterministic)
+
+  /** Whether the expressions can be computed on the node's input. */
+  private def below(
+      node: EvalLLM,
+      expressions: Seq[Expression],
+      others: AttributeSet = AttributeSet.empty): Boolean = expressions.forall { e =>
+    e.deterministic && e.references.subsetOf(node.child.outputSet ++ others)
+  }
+
+  /**
+   * A node, or a Project over one: with what an expression above is in terms of the node, and how to
+   * put a changed node in its place.
+   */
+  private object Calls {
+    def unapply(
+        plan: LogicalPlan): Option[(EvalLLM, Expression => Expression, EvalLLM => LogicalPlan)] = {
+      plan match {
+        case node: EvalLLM if movable(node) => Some((node, identity, identity))
+        case p @ Project(list, node: EvalLLM) if movable(node) && list.forall(_.deterministic) =>
+          val aliases = AttributeMap(list.collect { case a: Alias => a.toAttribute -> a.child })
+          Some((node, _.transform { case a: Attribute => aliases.getOrElse(a, a) },
+            n => p.copy(child = n)))
+        case _ => None
+      }
+    }
+  }
+
+  private def pushFilter(filter: Filter, condition: Expression, node: EvalLLM): LogicalPlan = {
+    // What follows a non-deterministic conjunct must not run before it.
+    val (leading, rest) = PredicateHelper.conjuncts(condition).span(_.deterministic)
+    val (cheap, reading) = leading.partition(c => below(node, Seq(c)) && !hasOuterPlan(c))
+    if (cheap.isEmpty) {
+      filter
+    } else {
+      val pushed = node.copy(child = Filter(cheap.reduce(And), node.child))
+      (reading ++ rest).reduceOption(And).fold[LogicalPlan](pushed)(Filter(_, pushed))
+    }
+  }
+
+  // A subquery in a condition keeps its place: Spark may be about to turn it into a join.
+  private def hasOuterPlan(e: Expression): Boolean = SubqueryExpression.hasSubquery(e)
+}

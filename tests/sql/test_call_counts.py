@@ -1,0 +1,103 @@
+"""How many calls reach the engine, exactly, for the shapes in which a UDF runs too often.
+
+1,000 rows hold 10 distinct prompts. ``requested`` is what the plan asks of the daemon; ``sent`` what is left after
+equal calls of the query were made once. Measured with a pandas UDF, the engine would see 1,000 to 3,000.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+
+import spark_helium
+from spark_helium.functions import llm
+
+ROWS = 1000
+YES = "choices => array('yes', 'no')"
+CALL = f"llm('good? {{0}}', p, {YES})"
+
+# shape -> (query, calls requested at most, calls sent exactly)
+SHAPES: dict[str, tuple[str, int, int]] = {
+    "twice in one SELECT": (f"SELECT {CALL} AS a, {CALL} AS b FROM t", 2000, 10),
+    "column, then a filter on it": (f"SELECT * FROM (SELECT id, {CALL} AS a FROM t) WHERE a = 'yes'", 1000, 10),
+    "filter, then the same column": (f"SELECT {CALL} FROM t WHERE {CALL} = 'yes'", 1000, 10),
+    "cheap OR call": (f"SELECT id FROM t WHERE id < 100 OR {CALL} = 'yes'", 900, 10),
+    "cheap AND call": (f"SELECT id FROM t WHERE {CALL} = 'yes' AND id < 5", 5, 5),
+    "CASE": (f"SELECT CASE WHEN id < 7 THEN {CALL} END FROM t", 7, 7),
+    "IF, COALESCE": (f"SELECT coalesce(IF(id < 990, 'x', NULL), {CALL}) FROM t", 10, 10),
+    "column, then an inner join": (
+        f"SELECT a FROM (SELECT id, {CALL} AS a FROM t) JOIN few USING (id)", 1000, 10,
+    ),
+    "column, then a semi join": (
+        f"SELECT a FROM (SELECT id, {CALL} AS a FROM t) LEFT SEMI JOIN few USING (id)", 4, 4,
+    ),
+    "UNION ALL of one branch": (f"SELECT {CALL} FROM t UNION ALL SELECT {CALL} FROM t", 2000, 10),
+    "CTE used three times": (
+        f"""WITH c AS (SELECT id, {CALL} AS a FROM t)
+            SELECT count(*) FROM c WHERE a = 'yes' UNION ALL SELECT count(*) FROM c WHERE a = 'no'
+            UNION ALL SELECT max(id) FROM c WHERE a < 'z'""", 3000, 10,
+    ),
+    "column, then LIMIT": (f"SELECT {CALL} FROM t LIMIT 4", 4, 4),
+    "GROUP BY, HAVING and ORDER BY": (
+        f"SELECT {CALL} AS k, count(*) FROM t GROUP BY {CALL} HAVING {CALL} <> 'x' ORDER BY {CALL}", 3000, 10,
+    ),
+    "column, then ORDER BY another": (f"SELECT id, {CALL} AS a FROM t ORDER BY n DESC", 1000, 10),
+    "column, then ORDER BY it": (f"SELECT id, {CALL} AS a FROM t ORDER BY a, id", 2000, 10),
+    "top k by another column": (f"SELECT id, {CALL} AS a FROM t ORDER BY n DESC LIMIT 3", 3, 3),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=[1, 8], ids=["1 partition", "8 partitions"])
+def tables(request: pytest.FixtureRequest, spark: SparkSession) -> Iterator[None]:
+    df = spark.range(0, ROWS, 1, request.param)
+    df.selectExpr("id", "concat('p', id % 10) AS p", "id * 7 % 1000 AS n").createOrReplaceTempView("t")
+    spark.createDataFrame([(1,), (22,), (333,), (444,)], "id long").createOrReplaceTempView("few")
+    yield
+    spark.catalog.dropTempView("t")
+    spark.catalog.dropTempView("few")
+
+
+@pytest.mark.usefixtures("tables")
+@pytest.mark.parametrize("shape", SHAPES)
+def test_without_the_prompt_cache(
+    spark: SparkSession, set_setting: Callable[[str, str], None], shape: str, request: pytest.FixtureRequest
+) -> None:
+    query, requested, sent = SHAPES[shape]
+    set_setting("spark.helium.cache.enabled", "false")
+    with spark_helium.measure(spark) as run:
+        optimized = [tuple(row) for row in spark.sql(query).collect()]
+    assert run.calls_sent == sent
+    assert run.calls_requested <= requested
+    set_setting("spark.helium.optimizer.enabled", "false")
+    with spark_helium.measure(spark) as plain:
+        unoptimized = [tuple(row) for row in spark.sql(query).collect()]
+    assert run.calls_sent <= plain.calls_sent
+    assert run.calls_requested <= plain.calls_requested
+    if "LIMIT" not in query or "ORDER" in query:
+        assert sorted(map(str, optimized)) == sorted(map(str, unoptimized))
+    else:
+        assert len(optimized) == len(unoptimized)
+
+
+@pytest.mark.usefixtures("tables")
+@pytest.mark.parametrize("shape", SHAPES)
+def test_with_the_prompt_cache(spark: SparkSession, shape: str, request: pytest.FixtureRequest) -> None:
+    # A template of its own: what other tests asked is in the cache.
+    query, _, sent = SHAPES[shape]
+    query = query.replace("good?", f"{request.node.name}?")
+    with spark_helium.measure(spark) as first:
+        spark.sql(query).collect()
+    with spark_helium.measure(spark) as second:
+        spark.sql(query).collect()
+    assert (first.calls_sent, second.calls_sent) == (sent, 0)
+
+
+def test_a_draw_is_made_for_every_row_and_never_again(spark: SparkSession) -> None:
+    df: DataFrame = spark.range(0, 50, 1, 1).select("id", llm("draw {0}", "id", temperature=1.0).alias("a"))
+    for query in (df, df.filter("id < 20"), df.limit(5)):
+        with spark_helium.measure(spark) as run:
+            query.collect()
+        assert run.answers_from_cache == 0
+        assert run.calls_sent == run.calls_requested == 50 or query is not df
