@@ -24,7 +24,7 @@ PYTEST    := $(BIN)/python -m pytest --timeout=900 --durations=10
 # uv does not read pip's configuration. Where pip is told of a folder of wheels, that is where the CPU build of torch is;
 # elsewhere uv finds it by itself.
 define uv_torch
-links="$$($(BIN)/pip config get global.find-links 2>/dev/null || true)"; \
+links="$${PIP_FIND_LINKS:-$$($(BIN)/pip config get global.find-links 2>/dev/null || true)}"; \
 if [ -n "$$links" ]; then export UV_FIND_LINKS="$$links"; torch=; else torch=--torch-backend=cpu; fi
 endef
 

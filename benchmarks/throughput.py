@@ -4,12 +4,15 @@ Distinct prompts of about 200 characters go through SQL, Catalyst, Arrow, the no
 without delays. Beside it, in the same session and in alternation: the same rows through a pandas UDF that
 only measures the length of the string, which is what Spark's Arrow path costs by itself.
 
+What bounds it shows in the CPU time per row of each kind of process.
+
     python benchmarks/throughput.py [--rows 100000] [--rounds 3] [--partitions 2] [--out FILE]
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -17,10 +20,12 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pyspark
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -41,6 +46,22 @@ def timed(action: Callable[[], object]) -> float:
     began = time.perf_counter()
     action()
     return time.perf_counter() - began
+
+
+def cpu_seconds() -> Counter[str]:
+    """User and system time so far of the JVM, its Python workers, and the node daemon."""
+    seconds: Counter[str] = Counter()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            command = " ".join(process.cmdline())
+            times = process.cpu_times()
+            if "spark_helium.gpu_executor.daemon" in command:
+                seconds["node daemon"] += times.user + times.system
+            elif "pyspark.daemon" in command:
+                seconds["python workers"] += times.user + times.system + times.children_user + times.children_system
+            elif "org.apache.spark.deploy.SparkSubmit" in command:
+                seconds["JVM"] += times.user + times.system
+    return seconds
 
 
 def drain(df: DataFrame) -> Callable[[], object]:
@@ -83,9 +104,13 @@ def run(spark: SparkSession, rows: int, rounds: int, partitions: int) -> dict[st
     drain(prompts(-1).limit(1000).select(length("body")))()
 
     helium, plain = [], []
+    used: Counter[str] = Counter()
     for n in range(rounds):
+        before = cpu_seconds()
         with spark_helium.measure(spark) as usage:
             helium.append(timed(drain(prompts(n).select(question))))
+        used.update(cpu_seconds())
+        used.subtract(before)
         if usage.calls_sent != rows:
             raise SystemExit(f"expected {rows} calls, the engine saw {usage.calls_sent}")
         plain.append(timed(drain(prompts(n).select(length("body")))))
@@ -101,6 +126,7 @@ def run(spark: SparkSession, rows: int, rounds: int, partitions: int) -> dict[st
         "prompt_characters": 180 + len("Good or bad? "),
         "spark_helium_rows_per_second": rates(helium),
         "pandas_udf_rows_per_second": rates(plain),
+        "cpu_microseconds_per_row": {kind: round(1e6 * t / rows / rounds, 1) for kind, t in sorted(used.items())},
         "seconds_against_pandas_udf": round(statistics.median(h / p for h, p in zip(helium, plain, strict=True)), 2),
         "versions": {"python": platform.python_version(), "pyspark": pyspark.__version__},
     }

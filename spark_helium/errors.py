@@ -38,9 +38,16 @@ class ArgumentError(PermanentError, TypeError):
 
     @classmethod
     def not_a_column(cls, function: str, name: str, value: object, options: Iterable[str]) -> ArgumentError:
-        close = difflib.get_close_matches(name, list(options), n=1)
-        hint = f"did you mean the option {close[0]}?" if close else "pass a Column, a column name, or F.lit(value)"
-        return cls(f"{function}() got {name}={value!r}, which is neither an option nor a column; {hint}")
+        by_letters = {option.replace("_", "").lower(): option for option in options}
+        close = difflib.get_close_matches(name.replace("_", "").lower(), list(by_letters), n=1)
+        hint = (
+            f"did you mean the option {by_letters[close[0]]}?"
+            if close
+            else f"write {{{name}}} in the template, and pass a Column, a column name, or F.lit(value)"
+        )
+        return cls(
+            f"{function}() got {name}={value!r}, which is neither an option nor a column of the template; {hint}"
+        )
 
 
 class IncompatibleSparkError(PermanentError, RuntimeError):

@@ -1,12 +1,13 @@
 """LLM calls as Column functions, the same on classic and Spark Connect sessions.
 
-Each function is the SQL function of the same name: it checks nothing that Catalyst checks, and needs no
-access to the JVM.
+Each function is the SQL function of the same name and needs no access to the JVM. Catalyst checks the call; what
+is checked here is what only Python can get wrong.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["llm", "prompt"]
 
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
+
 
 def llm(
     template: str | Column,
@@ -32,8 +35,8 @@ def llm(
     temperature: float | None = None,
     top_p: float | None = None,
     seed: int | None = None,
-    stop: str | Sequence[str] | None = None,
-    choices: Sequence[str] | None = None,
+    stop: str | Iterable[str] | None = None,
+    choices: Iterable[str] | None = None,
     response_schema: str | DataType | Mapping[str, Any] | None = None,
     regex: str | None = None,
     fail_on_error: bool | None = None,
@@ -91,7 +94,7 @@ def llm(
     >>> column = llm("Is this {kind} review positive? {review}", kind=F.lit("hotel"), review="body",
     ...              choices=["yes", "no"])
     """
-    options: dict[str, Any] = {
+    options = {
         "model": model,
         "system": system,
         "max_tokens": max_tokens,
@@ -102,11 +105,11 @@ def llm(
         "choices": choices,
         "response_schema": _schema_text(response_schema),
         "regex": regex,
-        "failOnError": fail_on_error,
+        "fail_on_error": fail_on_error,
     }
-    given = [_named(name, _constant(value)) for name, value in options.items() if value is not None]
-    placeholders = _named_columns("llm", named, options)
-    return F.call_function("llm", _template(template), *_columns(args), *placeholders, *given)
+    given = [_named(name, _constant(name, value)) for name, value in options.items() if value is not None]
+    placeholders = _named_columns("llm", template, named, options)
+    return F.call_function("llm", _template(template), *_columns("llm", args), *placeholders, *given)
 
 
 def prompt(template: str, /, *args: ColumnOrName, **named: ColumnOrName) -> Column:
@@ -131,22 +134,33 @@ def prompt(template: str, /, *args: ColumnOrName, **named: ColumnOrName) -> Colu
     >>> message = F.struct(F.lit("user").alias("role"), prompt("Shorten: {0}", "body").alias("content"))
     >>> column = llm(F.array(message))
     """
-    return F.call_function("prompt", _template(template), *_columns(args), *_named_columns("prompt", named))
+    placeholders = _named_columns("prompt", template, named)
+    return F.call_function("prompt", _template(template), *_columns("prompt", args), *placeholders)
 
 
 def _template(template: str | Column) -> Column:
     return F.lit(template) if isinstance(template, str) else template
 
 
-def _columns(args: Sequence[ColumnOrName]) -> list[Column]:
+def _columns(function: str, args: Sequence[ColumnOrName]) -> list[Column]:
+    for position, arg in enumerate(args):
+        if not isinstance(arg, (Column, str)):
+            raise ArgumentError(
+                f"{function}() got {arg!r} as argument {position}, which is not a column; "
+                f"pass a Column, a column name, or F.lit({arg!r})"
+            )
     return [F.col(arg) if isinstance(arg, str) else arg for arg in args]
 
 
-def _named_columns(function: str, named: Mapping[str, ColumnOrName], options: Iterable[str] = ()) -> list[Column]:
+def _named_columns(
+    function: str, template: str | Column, named: Mapping[str, ColumnOrName], options: Iterable[str] = ()
+) -> list[Column]:
     for name, value in named.items():
-        if not isinstance(value, (Column, str)):
+        wanted = isinstance(template, Column) or name in _PLACEHOLDER.findall(template.replace("{{", ""))
+        if not wanted or not isinstance(value, (Column, str)):
             raise ArgumentError.not_a_column(function, name, value, options)
-    return [_named(name, column) for name, column in zip(named, _columns(list(named.values())), strict=True)]
+    columns = _columns(function, list(named.values()))
+    return [_named(name, column) for name, column in zip(named, columns, strict=True)]
 
 
 def _named(name: str, value: Column) -> Column:
@@ -154,15 +168,24 @@ def _named(name: str, value: Column) -> Column:
     return F.call_function("helium_named_argument", F.lit(name), value)
 
 
-def _constant(value: Any) -> Column:
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        return F.lit(value)
-    return F.array(*[F.lit(item) for item in value])
+def _constant(name: str, value: Any) -> Column:
+    if isinstance(value, (set, frozenset)):
+        value = sorted(value)  # an order that is the same in every run, since it is part of the call
+    if isinstance(value, Iterable) and not isinstance(value, (str, Mapping)):
+        return F.array(*[F.lit(item) for item in value])
+    if not isinstance(value, (str, int, float)):
+        raise ArgumentError(f"llm() got {name}={value!r}, which is no constant that an option takes")
+    return F.lit(value)
 
 
 def _schema_text(schema: str | DataType | Mapping[str, Any] | None) -> str | None:
     if isinstance(schema, DataType):
-        return schema.simpleString()
+        return schema.json()
     if isinstance(schema, Mapping):
         return json.dumps(schema)
+    if schema is not None and not isinstance(schema, str):
+        raise ArgumentError(
+            f"llm() got response_schema={schema!r}; pass a DDL string, a Spark type such as "
+            "StructType(), or a JSON schema as text or dict"
+        )
     return schema

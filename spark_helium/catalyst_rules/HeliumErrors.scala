@@ -7,7 +7,7 @@ import org.apache.spark.sql.AnalysisException
 import org.apache.spark.sql.catalyst.expressions.Expression
 import org.apache.spark.sql.catalyst.trees.CurrentOrigin
 import org.apache.spark.sql.catalyst.util.toPrettySQL
-import org.apache.spark.sql.types.DataType
+import org.apache.spark.sql.types.{BinaryType, DataType}
 import org.apache.spark.unsafe.types.UTF8String
 
 /**
@@ -17,6 +17,9 @@ import org.apache.spark.unsafe.types.UTF8String
 object HeliumErrors {
 
   ErrorConditions.register()
+
+  /** Makes our conditions known in this JVM, also where none is thrown: drivers receive them. */
+  def register(): Unit = ()
 
   private val promptPreview = 120
 
@@ -35,7 +38,11 @@ object HeliumErrors {
 
   def argumentType(function: String, position: Int, argument: Expression): Throwable =
     analysis("HELIUM_ARGUMENT_TYPE", "function" -> function, "position" -> position.toString,
-      "argument" -> shorten(toPrettySQL(argument)), "type" -> argument.dataType.sql)
+      "argument" -> shorten(toPrettySQL(argument)), "type" -> argument.dataType.sql,
+      "way" -> (argument.dataType match {
+        case BinaryType => s"decode(${shorten(toPrettySQL(argument))}, 'UTF-8')"
+        case _ => s"to_json(${shorten(toPrettySQL(argument))})"
+      }))
 
   def conversation(function: String, argument: Expression, reason: String): Throwable =
     analysis("HELIUM_CONVERSATION", "function" -> function,

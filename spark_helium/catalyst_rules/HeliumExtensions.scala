@@ -32,6 +32,7 @@ class HeliumExtensions extends (SparkSessionExtensions => Unit) {
   override def apply(extensions: SparkSessionExtensions): Unit = {
     // First, and with nothing of Spark's that may differ: the rest may not even link.
     SparkCompatibility.check()
+    HeliumErrors.register()
     // SparkEnv is there whenever a context is, which it is before a session is built.
     Option(SparkEnv.get).foreach(env => HeliumConf.validate(env.conf))
 

@@ -64,9 +64,9 @@ _MOST_COMPILER_LINES = 200
 
 @dataclass(frozen=True)
 class PySpark:
-    """The installed pyspark, looked at without importing it: its jars are compiler and class path at once."""
+    """The jars of the installed pyspark, found without importing it: compiler and class path at once."""
 
-    folder: Path
+    jars: Path
 
     @classmethod
     def find(cls) -> PySpark:
@@ -83,26 +83,26 @@ class PySpark:
                 f"cannot compile the Scala sources: {sys.executable} has no pyspark, whose wheel carries the Scala "
                 "compiler; install it with: pip install 'pyspark>=4.3,<4.4'"
             )
-        found = cls(Path(spec.submodule_search_locations[0]))
-        if not any(found.jars.glob("scala-compiler-*.jar")):
-            raise BuildError(
-                f"cannot compile the Scala sources: no scala-compiler-*.jar in {found.jars}; install the full pyspark "
-                "package (pyspark-client has no jars): pip install 'pyspark>=4.3,<4.4'"
-            )
-        return found
-
-    @property
-    def jars(self) -> Path:
-        return self.folder / "jars"
+        folders = [Path(spec.submodule_search_locations[0], "jars")]
+        # spark-submit puts pyspark on the path as a zip of Python only, and says where the jars are.
+        if os.environ.get("SPARK_HOME"):
+            folders.append(Path(os.environ["SPARK_HOME"], "jars"))
+        for folder in folders:
+            if any(folder.glob("scala-compiler-*.jar")):
+                return cls(folder)
+        raise BuildError(
+            f"cannot compile the Scala sources: no scala-compiler-*.jar in {' or '.join(map(str, folders))}; install "
+            "the full pyspark package (pyspark-client has no jars): pip install 'pyspark>=4.3,<4.4'"
+        )
 
     @cached_property
     def version(self) -> str:
         """Exact Spark version, such as ``4.3.0``."""
-        text = (self.folder / "version.py").read_text(encoding="utf-8")
-        match = re.search(r"""__version__[^=]*=\s*["']([^"']+)["']""", text)
-        if match is None:
-            raise BuildError(f"cannot read the Spark version from {self.folder / 'version.py'}; reinstall pyspark")
-        return match.group(1)
+        prefix = f"spark-core_{SCALA_BINARY_VERSION}-"
+        jar = max(self.jars.glob(f"{prefix}*.jar"), default=None)
+        if jar is None:
+            raise BuildError(f"cannot tell the Spark version: no {prefix}*.jar in {self.jars}; reinstall pyspark")
+        return jar.stem.removeprefix(prefix)
 
     @cached_property
     def scala_version(self) -> str:

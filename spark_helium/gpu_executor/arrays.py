@@ -7,6 +7,7 @@ daemon's first answer, would wait for.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +41,49 @@ def flag_array(size: int, positions: Sequence[int]) -> pa.Array:
     flags = np.zeros(size, dtype=bool)
     flags[list(positions)] = True
     return pa.Array.from_buffers(pa.bool_(), size, [None, _bits(flags)])
+
+
+class FlawedColumn(list[Any]):
+    """A column's values where some cells are no text: ``reasons`` says why, by row, and their value is not to be read.
+
+    A class of its own, so that asking whether a column has such cells costs nothing for all that have none.
+    """
+
+    def __init__(self, values: Sequence[Any], reasons: dict[int, str]) -> None:
+        super().__init__(values)
+        self.reasons = reasons
+
+
+def column_values(array: pa.Array) -> list[Any]:
+    """Python values of a column; a :class:`FlawedColumn` if a cell is not valid UTF-8, which Spark does not check."""
+    try:
+        return array.to_pylist()
+    except UnicodeDecodeError:
+        pass
+    values, reasons = [], {}
+    for row, cell in enumerate(array):
+        try:
+            values.append(cell.as_py())
+        except UnicodeDecodeError as e:
+            values.append(lenient_value(cell))
+            reasons[row] = (
+                f"the argument is not valid UTF-8 (byte 0x{e.object[e.start]:02X} at position {e.start}); clean it "
+                "first, for example with make_valid_utf8(column)"
+            )
+    return FlawedColumn(values, reasons)
+
+
+def lenient_value(cell: pa.Scalar) -> Any:
+    """The Python value of a cell, with replacement characters where its text is not valid UTF-8."""
+    if not cell.is_valid:
+        return None
+    if isinstance(cell, pa.StringScalar | pa.LargeStringScalar):
+        return cell.as_buffer().to_pybytes().decode(errors="replace")
+    if isinstance(cell, pa.ListScalar | pa.LargeListScalar):
+        return [lenient_value(item) for item in cell.values]
+    if isinstance(cell, pa.StructScalar):
+        return {name: lenient_value(cell[name]) for name in cell.type.names}
+    return cell.as_py()
 
 
 def _bits(flags: Sequence[bool] | npt.NDArray[np.bool_]) -> pa.Buffer:

@@ -7,7 +7,11 @@ from itertools import repeat
 from typing import Any
 
 from spark_helium.call_graph import Call, CallRef, InputRef
+from spark_helium.gpu_executor.arrays import FlawedColumn
 from spark_helium.gpu_executor.engines.base import PromptRenderer, RenderedMessage, RenderError, Segment, Tokens
+
+# The roles that a literal conversation may have; LLMCallBuilder.scala has the same ones.
+ROLES = ("system", "user", "assistant")
 
 # Values of one column for a batch of rows: text, or a list of {"role", "content"} for a conversation.
 Column = Sequence[Any]
@@ -35,6 +39,19 @@ class CallTemplate:
         self, renderer: PromptRenderer, inputs: Sequence[Column], answers: Sequence[Column], rows: Sequence[int]
     ) -> list[Tokens | RenderError]:
         """Prompt tokens of the given rows; none of the values that the template reads may be None."""
+        flaws: dict[int, RenderError] = {}
+        for column in (inputs[index] for index in self.inputs):
+            if isinstance(column, FlawedColumn):
+                flaws |= {row: RenderError(reason) for row, reason in column.reasons.items()}
+        if flaws:
+            good = [row for row in rows if row not in flaws]
+            rendered = iter(self._render(renderer, inputs, answers, good) if good else ())
+            return [flaws[row] if row in flaws else next(rendered) for row in rows]
+        return self._render(renderer, inputs, answers, rows)
+
+    def _render(
+        self, renderer: PromptRenderer, inputs: Sequence[Column], answers: Sequence[Column], rows: Sequence[int]
+    ) -> list[Tokens | RenderError]:
         conversation = self.call.conversation
         if conversation is None:
             return renderer.render(list(self._fill(inputs, answers, rows)))
@@ -64,14 +81,20 @@ class CallTemplate:
     def last_message(self, inputs: Sequence[Any], answers: Sequence[Any]) -> str:
         """Text of the last message for one row, whose values are given by position: what a user calls the prompt."""
         if self.call.conversation is not None:
-            messages = inputs[self.call.conversation.index] or [{}]
-            return str(messages[-1].get("content") or "")
+            # The whole of it: what is wrong may be a role, and the last message may have no content.
+            messages = inputs[self.call.conversation.index] or ()
+            return "\n".join(map(_shown, messages)) or "(a conversation without messages)"
         if not self._parts:
             return ""
         return "".join(
             part[0] if isinstance(part, tuple) else str((inputs if isinstance(part, InputRef) else answers)[part.index])
             for part in self._parts[-1][1]
         )
+
+
+def _shown(message: Any) -> str:
+    role, content = ((message or {}).get(name) for name in ("role", "content"))
+    return f"{'NULL' if role is None else role}: {'NULL' if content is None else content}"
 
 
 def _conversation(messages: Sequence[Any]) -> tuple[RenderedMessage, ...] | RenderError:
@@ -83,6 +106,11 @@ def _conversation(messages: Sequence[Any]) -> tuple[RenderedMessage, ...] | Rend
         if role is None or content is None:
             missing = "role" if role is None else "content"
             return RenderError(f"message {number} of the conversation has no {missing} (it is NULL)")
+        if role not in ROLES:
+            return RenderError(
+                f"message {number} of the conversation has the role {shorten(str(role), 40)!r}; "
+                f"use one of {', '.join(map(repr, ROLES))}"
+            )
         out.append((role, ((content, False),)))
     return tuple(out)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from collections import deque
 from dataclasses import dataclass
 from typing import Self
@@ -15,9 +16,10 @@ from pyarrow import flight
 from spark_helium.conf import Settings
 from spark_helium.errors import DaemonError, HeliumError
 from spark_helium.gpu_executor.last_words import last_words, read_from, size_of
-from spark_helium.gpu_executor.lifecycle import DaemonFiles, answers, ensure_daemon, find_owner
+from spark_helium.gpu_executor.lifecycle import DaemonFiles, answers, ensure_daemon, find_owner, is_alive
 from spark_helium.gpu_executor.messages import Accepted, Counters, Fatal, Report, Status, StreamHeader, WireMessage
 
+GONE_SECONDS = 1.0  # longest wait for the system to let go of a dead daemon's lock
 ATTEMPTS = 3  # a daemon may decide to exit between being found and being used
 
 
@@ -71,7 +73,7 @@ class RowStream:
     """
 
     def __init__(self, files: DaemonFiles, header: StreamHeader, schema: pa.Schema) -> None:
-        self._log = files.log
+        self._files = files
         self._log_start = size_of(files.log)
         self._arrived: deque[AnswerBatch | Fatal] = deque()
         self._wake_out, self._wake_in = os.pipe()
@@ -90,6 +92,7 @@ class RowStream:
             raise
         self._receiver = threading.Thread(target=self._receive_all, name="helium answers", daemon=True)
         if isinstance(first, Accepted):
+            self._daemon = first.pid
             self._receiver.start()
         else:
             assert isinstance(first, Fatal), f"a stream began with {first}"
@@ -173,8 +176,24 @@ class RowStream:
         if self._ended:
             return "the stream was closed"
         # Only the log's end since the stream began can have to do with it.
-        words = last_words(read_from(self._log, self._log_start))
-        return f"the node's daemon {how[:300]}" + (f"\nThe last words of its log:\n{words}" if words else "")
+        words = last_words(read_from(self._files.log, self._log_start))
+        said = f" The last words of its log, {self._files.log}:\n{words}" if words else f" Its log: {self._files.log}"
+        if self._daemon_is_gone():
+            # What gRPC says of it ("socket closed", "failed to connect") would only hide what happened.
+            return (
+                f"the node's daemon (process {self._daemon}) was killed or crashed while it answered this query. Run "
+                "the query again: that starts a new daemon. If it happens again, look for the out-of-memory killer "
+                f"(dmesg) and give the engine less memory or the machine more.{said}"
+            )
+        return f"the node's daemon {how[:300]}. Run the query again.{said}"
+
+    def _daemon_is_gone(self) -> bool:
+        deadline = time.monotonic() + GONE_SECONDS
+        while is_alive(self._files):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+        return True
 
     def close(self) -> None:
         """End the stream; the daemon aborts what is unfinished."""

@@ -30,7 +30,7 @@ from spark_helium.call_graph import CallGraph
 from spark_helium.conf import Settings, registry
 from spark_helium.errors import DaemonStartError, HeliumError
 from spark_helium.gpu_executor import engines
-from spark_helium.gpu_executor.arrays import flag_array, int64_array, text_array
+from spark_helium.gpu_executor.arrays import column_values, flag_array, int64_array, text_array
 from spark_helium.gpu_executor.dispatcher import Dispatcher
 from spark_helium.gpu_executor.engines.base import Engine
 from spark_helium.gpu_executor.last_words import last_words, read_from, size_of
@@ -224,7 +224,7 @@ class Server(flight.FlightServerBase):
             writing.start()
             while True:
                 batch = reader.read_chunk().data
-                inputs = [column.to_pylist() for column in batch.columns[: stream.graph.inputs]]
+                inputs = [column_values(column) for column in batch.columns[: stream.graph.inputs]]
                 self._daemon.dispatcher.feed(stream, inputs, batch.num_rows)
         except StopIteration:
             pass  # the client has all it wanted, or is gone: gRPC does not tell these apart

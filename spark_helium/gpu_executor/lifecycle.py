@@ -20,6 +20,8 @@ import fcntl
 import hashlib
 import json
 import os
+import re
+import shutil
 import socket
 import stat
 import subprocess
@@ -31,13 +33,13 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from spark_helium.conf import Settings
+from spark_helium.conf import Settings, full_key
 from spark_helium.errors import ConfigurationError, DaemonError, DaemonStartError
 from spark_helium.gpu_executor.last_words import last_words, read_from, size_of
 from spark_helium.gpu_executor.messages import PROTOCOL_VERSION, Owner
 
 # Settings that make two daemons different. Others travel with each stream.
-IDENTITY_SETTINGS = ("engine", "modelDirectory", "executor.python", "cache.memory")
+IDENTITY_SETTINGS = ("engine", "modelDirectory", "cache.memory")
 IDENTITY_PREFIXES = ("vllm.", "simulator.")
 
 MAX_SOCKET_PATH = 100  # sun_path has 108 bytes on Linux and 104 on macOS
@@ -62,8 +64,30 @@ def identity(settings: Settings) -> str:
     relevant = {
         key: settings[key] for key in sorted(settings) if key in IDENTITY_SETTINGS or key.startswith(IDENTITY_PREFIXES)
     }
-    text = json.dumps([PROTOCOL_VERSION, package_version(), relevant], sort_keys=True)
+    # A Python without vLLM must not meet the daemon of one that has it, nor the other way round.
+    python = _python_identity(daemon_python(settings))
+    text = json.dumps([PROTOCOL_VERSION, package_version(), python, relevant], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def daemon_python(settings: Settings) -> str:
+    """The Python that runs the configuration's daemon. Absolute, unless it is a name to be found on the path."""
+    given = str(settings["executor.python"])
+    return str(_absolute("executor.python", given)) if os.sep in given else given or sys.executable
+
+
+def _python_identity(python: str) -> list[str]:
+    """The same for all names of one Python (``python``, ``python3``), but not for two environments of one."""
+    path = shutil.which(python) or python
+    return [os.path.realpath(os.path.dirname(path)), os.path.realpath(path)]
+
+
+def _absolute(name: str, given: str) -> Path:
+    """A path as the user means it: the daemon runs in another directory."""
+    try:
+        return Path(given).expanduser().absolute()
+    except RuntimeError as e:
+        raise ConfigurationError(f"{full_key(name)} = {given!r}: {e}; write the path in full") from e
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +136,7 @@ class DaemonFiles:
 def private_directory(settings: Settings) -> Path:
     """The directory of the user's daemons, made if need be and checked to be the user's alone."""
     given = settings["executor.directory"]
-    directory = Path(given) if given else _default_directory()
+    directory = _absolute("executor.directory", given) if given else _default_directory()
     longest = len(os.fsencode(directory / ("0" * 16 + ".sock")))
     if longest > MAX_SOCKET_PATH:
         raise ConfigurationError(
@@ -133,11 +157,12 @@ def private_directory(settings: Settings) -> Path:
     elif status.st_uid != os.getuid():
         problem = f"it belongs to user {status.st_uid}, not to you ({os.getuid()})"
     elif status.st_mode & 0o077:
-        problem = f"others may enter it (mode {stat.S_IMODE(status.st_mode):04o}); chmod 700 it"
+        problem = f"others may enter it (mode {stat.S_IMODE(status.st_mode):04o})"
     if problem:
         raise DaemonStartError(
-            f"refusing to use {str(directory)!r} for the node's daemon: {problem}. Or set "
-            "spark.helium.executor.directory to a directory of your own"
+            f"refusing to use {str(directory)!r} for the node's daemon: {problem}. Set "
+            "spark.helium.executor.directory to a new directory of your own, such as ~/.spark-helium; it is made "
+            "with the right mode"
         )
     return directory
 
@@ -228,7 +253,9 @@ def starting(files: DaemonFiles, timeout: float) -> Iterator[None]:
             except OSError:
                 if time.monotonic() > deadline:
                     raise DaemonStartError(
-                        f"another process has been starting the node's daemon for {timeout:.0f} s; see {files.log}"
+                        f"another process has been starting the node's daemon for {timeout:.0f} s "
+                        f"(spark.helium.executor.startTimeout). Run the query again later, or raise that setting; "
+                        f"the daemon's log is {files.log}"
                     ) from None
                 time.sleep(0.02)
         yield
@@ -259,8 +286,9 @@ def ensure_daemon(settings: Settings, *, by_hand: bool = False, models: tuple[st
             # It is on its way up, or on its way out.
             if time.monotonic() > deadline:
                 raise DaemonStartError(
-                    f"the node's daemon exists but did not answer for {timeout:.0f} s; look at {files.log}, then end "
-                    f"it with `spark-helium stop`. Its last words:\n{last_words(read_from(files.log, 0))}"
+                    f"the node's daemon exists but did not answer for {timeout:.0f} s "
+                    f"(spark.helium.executor.startTimeout); look at {files.log}, then end it with `spark-helium stop`, "
+                    f"or with `spark-helium stop --kill`, and run the query again. Its last words:\n{last_words(read_from(files.log, 0))}"
                 )
             time.sleep(0.05)
     return files
@@ -273,7 +301,7 @@ def _spawn(
 
     _children[:] = [child for child in _children if child.poll() is None]
     write_settings(settings, files)
-    python = settings["executor.python"] or sys.executable
+    python = daemon_python(settings)
     command = [python, "-m", "spark_helium.gpu_executor.daemon", "--directory", str(files.directory)]
     command += ["--identity", files.identity]
     command += ["--by-hand"] if by_hand else []
@@ -304,7 +332,11 @@ def _spawn(
         if code is None and time.monotonic() > deadline:
             child.kill()
             child.wait()
-            raise DaemonStartError(_did_not_start("did not answer in time", python, files, offset))
+            how = (
+                f"did not answer within {settings['executor.startTimeout'] / 1000:.0f} s and was ended; if it only "
+                "needs longer on this machine, raise spark.helium.executor.startTimeout"
+            )
+            raise DaemonStartError(_did_not_start(how, python, files, offset))
         if code is not None:
             how = f"ended with status {code}" if code >= 0 else f"was killed by signal {-code}"
             raise DaemonStartError(_did_not_start(how, python, files, offset))

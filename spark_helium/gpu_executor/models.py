@@ -89,6 +89,7 @@ def resolve(model: str, settings: Settings) -> str:
         return str(_converted(built_in()[model], model_directory(settings)))
     path = Path(model).expanduser()
     if (path / "config.json").is_file():
+        _check_weights(model, path, settings)
         return str(path.resolve())
     if path.is_dir():
         raise ModelNotFoundError(
@@ -102,6 +103,17 @@ def resolve(model: str, settings: Settings) -> str:
         f"unknown model {model!r}: use a built-in name ({', '.join(sorted(built_in()))}), a local directory, "
         "or a hub name with a slash in it"
     )
+
+
+def _check_weights(model: str, path: Path, settings: Settings) -> None:
+    """Tell of missing weights now: the engine would find out after half a minute, and look for them on the hub."""
+    if "load_format" in settings["vllm.extraArgs"]:
+        return  # whoever says how to load weights knows where they are; dummy ones are nowhere
+    if not any(file.suffix in _WEIGHTS for file in path.iterdir()):
+        raise ModelNotFoundError(
+            f"{model!r} is a directory with a config.json but without weights: none of its files ends in "
+            f"{', '.join(sorted(_WEIGHTS))}. Finish its download, or give the directory that has them"
+        )
 
 
 def model_directory(settings: Settings) -> Path:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from spark_helium.call_graph import CallGraph
+from spark_helium.call_graph import Call, CallGraph
 from spark_helium.gpu_executor.call_template import CallTemplate, Column
 from spark_helium.gpu_executor.messages import Counters, Fatal
 
@@ -58,6 +58,19 @@ class CallGroup:
     rows: list[int]
 
 
+def _with_room_for_choices(call: Call) -> Call:
+    """The call with ``max_tokens`` that no choice can exceed: a byte of text takes one token at most, the end one.
+
+    It costs nothing, because the engine stops where a choice ends, and half a choice is of no use to anybody.
+    """
+    if call.constraint is None or not call.constraint.choices:
+        return call
+    longest = max(len(choice.encode(errors="replace")) for choice in call.constraint.choices) + 1
+    if longest <= call.sampling.max_tokens:
+        return call
+    return replace(call, sampling=replace(call.sampling, max_tokens=longest))
+
+
 class Stream:
     """One task's stream, as the dispatcher sees it.
 
@@ -74,7 +87,7 @@ class Stream:
         query: str = "",
         start_timeout: float = 600.0,
     ) -> None:
-        self.graph = graph
+        self.graph = graph = replace(graph, calls=tuple(map(_with_room_for_choices, graph.calls)))
         self.cache = cache
         self.query = query
         self.start_timeout = start_timeout

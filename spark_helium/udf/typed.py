@@ -69,13 +69,18 @@ class AnswerType:
                     value = None if parsed is None else self._convert(parsed, "the answer")
                 except (ValueError, RecursionError) as e:
                     if truncated(position):
-                        errors[position] = f"the answer was cut off at max_tokens = {max_tokens}; raise max_tokens"
+                        errors[position] = cut_off(max_tokens)
                     elif isinstance(e, json.JSONDecodeError):
                         errors[position] = f"the answer is not JSON: {e}; it starts with {text[:40]!r}"
                     else:
                         errors[position] = str(e)
             values.append(value)
         return TypedColumn(pa.array(values, self.arrow), errors)
+
+
+def cut_off(max_tokens: int) -> str:
+    """Why an answer that ended at ``max_tokens`` is of no use."""
+    return f"the answer was cut off at max_tokens = {max_tokens}; raise max_tokens"
 
 
 def _no_constant(name: str) -> Any:

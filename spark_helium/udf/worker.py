@@ -24,6 +24,7 @@ from pyspark.sql import types as t
 from spark_helium.call_graph import CallGraph
 from spark_helium.conf import Settings
 from spark_helium.errors import HeliumError
+from spark_helium.gpu_executor.arrays import lenient_value
 from spark_helium.gpu_executor.call_template import CallTemplate, shorten
 from spark_helium.gpu_executor.client import AnswerBatch, RowStream
 from spark_helium.gpu_executor.messages import Counters, Fatal
@@ -189,7 +190,7 @@ class TaskRun:
     def _prompt(self, template: CallTemplate, row: int, answers: pa.RecordBatch) -> str:
         """What the failed row asked, shortened."""
         first, batch = next((first, batch) for first, batch in self._inputs if first <= row < first + batch.num_rows)
-        inputs = [column[row - first].as_py() for column in batch.columns]
+        inputs = [lenient_value(column[row - first]) for column in batch.columns]
         texts = [answers.column(f"text{k}")[0].as_py() for k in range(len(self._task.graph.calls))]
         return shorten(template.last_message(inputs, texts))
 

@@ -248,7 +248,24 @@ def test_no_pyspark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         compiler.ensure_jar(make_tree(tmp_path / "tree"))
 
 
-def test_pyspark_without_jars(tmp_path: Path) -> None:
+def test_pyspark_in_a_zip_has_its_jars_in_spark_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = PySpark.find()
+    with zipfile.ZipFile(tmp_path / "pyspark.zip", "w") as archive:
+        archive.writestr("pyspark/__init__.py", "")
+    program = "from spark_helium.catalyst_rules.compiler import PySpark; print(PySpark.find().jars)"
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "pyspark.zip"))
+    monkeypatch.setenv("SPARK_HOME", str(installed.jars.parent))
+    shown = subprocess.run([sys.executable, "-c", BARE_PACKAGE + program], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == str(installed.jars)
+
+
+def test_jars_without_spark(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match=r"cannot tell the Spark version: no spark-core_2\.13-\*\.jar in"):
+        _ = PySpark(tmp_path).version
+
+
+def test_pyspark_without_jars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SPARK_HOME", raising=False)
     (tmp_path / "pyspark").mkdir()
     (tmp_path / "pyspark" / "__init__.py").touch()
     program = "from spark_helium.catalyst_rules.compiler import PySpark; PySpark.find()"

@@ -227,7 +227,7 @@ def test_start_that_hangs_ends_at_the_time_out(daemons: DaemonDirectory, tmp_pat
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\necho 'waiting for a licence'\nexec sleep 100\n")
     python.chmod(0o755)
-    with pytest.raises(DaemonStartError, match=r"did not answer in time(?s:.*)waiting for a licence"):
+    with pytest.raises(DaemonStartError, match=r"did not answer within 1 s.*executor\.startTimeout(?s:.*)waiting"):
         open_stream(daemons.settings(executor_python=str(python), executor_start_timeout="1s"))
 
 

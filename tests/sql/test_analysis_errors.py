@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from pyspark.errors import AnalysisException
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.types import IntegerType, StringType, StructType
 
 from spark_helium.errors import ArgumentError
-from spark_helium.functions import llm
+from spark_helium.functions import llm, prompt
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -34,11 +35,11 @@ CASES = [
     ("llm('{0}', list)", "HELIUM_ARGUMENT_TYPE", "42K09", "to_json(list)"),
     ("llm('{0}', body, max_token => 3)", "HELIUM_UNKNOWN_OPTION", "42K0E", "Did you mean max_tokens?"),
     ("llm('{text}', txt => body)", "HELIUM_UNKNOWN_OPTION", "42K0E", "Did you mean text?"),
-    ("llm('{0}', body, max_tokens => 0)", "HELIUM_OPTION_OUT_OF_RANGE", "22003", "at least 1"),
-    ("llm('{0}', body, max_tokens => 3000000000)", "HELIUM_OPTION_OUT_OF_RANGE", "22003", "at least 1"),
+    ("llm('{0}', body, max_tokens => 0)", "HELIUM_OPTION_OUT_OF_RANGE", "22003", "1 to 2147483647"),
+    ("llm('{0}', body, max_tokens => 3000000000)", "HELIUM_OPTION_OUT_OF_RANGE", "22003", "1 to 2147483647"),
     ("llm('{0}', body, temperature => 2.1)", "HELIUM_OPTION_OUT_OF_RANGE", "22003", "between 0 and 2"),
     ("llm('{0}', body, top_p => 0)", "HELIUM_OPTION_OUT_OF_RANGE", "22003", "above 0"),
-    ("llm('{0}', body, seed => -1)", "HELIUM_OPTION_OUT_OF_RANGE", "22003", "at least 0"),
+    ("llm('{0}', body, seed => -1)", "HELIUM_OPTION_OUT_OF_RANGE", "22003", "0 to "),
     ("llm('{0}', body, choices => array())", "HELIUM_OPTION_TYPE", "42K09", "array of strings"),
     ("llm('{0}', body, choices => array('a', 'a'))", "HELIUM_OPTION_OUT_OF_RANGE", "22003", "different strings"),
     ("llm('{0}', body, regex => '(')", "HELIUM_OPTION_OUT_OF_RANGE", "22003", "regular expression"),
@@ -69,9 +70,32 @@ def test_dataframe(spark: SparkSession) -> None:
     assert error.value.getCondition() == "HELIUM_TEMPLATE_ARGUMENTS"
 
 
-def test_an_option_that_is_none_is_named_before_spark_sees_it() -> None:
-    with pytest.raises(ArgumentError, match="max_token=3.*did you mean the option max_tokens"):
-        llm("{0}", "body", max_token=3)
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: llm("{0}", "body", max_token=3), "max_token=3.*did you mean the option max_tokens"),
+        (lambda: llm("{0}", "body", modle="a/b"), "modle='a/b'.*did you mean the option model"),
+        (lambda: llm("{0}", "body", failOnError=False), "did you mean the option fail_on_error"),
+        (lambda: llm("{0}", "body", review="body"), "write {review} in the template"),
+        (lambda: llm("{0}", 5), "argument 0, which is not a column.*F.lit\\(5\\)"),  # type: ignore[arg-type]
+        (lambda: llm("{0}", "body", response_schema=int), "response_schema=<class 'int'>"),  # type: ignore[arg-type]
+        (lambda: llm("{0}", "body", choices={"a": 1}), "choices={'a': 1}"),
+        (lambda: prompt("{0}", "body", other="body"), "prompt\\(\\) got other='body'"),
+    ],
+)
+def test_what_only_python_can_get_wrong(spark: SparkSession, call: Callable[[], object], message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        call()
+
+
+def test_iterables_and_types_as_options(spark: SparkSession) -> None:
+    schema = StructType().add("first name", StringType()).add("n", IntegerType(), nullable=False)
+    df = spark.table("mistakes").select(
+        llm("{body} {{x}}", body="body", choices={"b", "a"}, stop=(s for s in ("x", "y"))).alias("a"),
+        llm("{0}", "body", response_schema=schema).alias("b"),
+    )
+    assert df.schema["b"].dataType == schema
+    assert df.collect()[0].a in {"a", "b"}
 
 
 def test_a_temperature_in_a_join_condition_is_refused(spark: SparkSession) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from pyspark.errors.exceptions.base import PySparkException
@@ -74,6 +75,39 @@ def test_failed_calls_are_counted_when_the_query_ends(spark: SparkSession) -> No
     assert "tokens" in text
     assert "failOnError => false" in text
     assert len(text.splitlines()[0]) < 1000, "the prompt must be shortened"
+
+
+def test_a_cached_frame_is_counted(spark: SparkSession) -> None:
+    df = spark.sql("SELECT llm('cached {0}', id) AS a FROM range(10)").cache()
+    try:
+        with spark_helium.measure(spark) as run:
+            df.collect()
+        assert run.calls_requested == 10
+    finally:
+        df.unpersist()
+
+
+def test_a_stream_is_counted(spark: SparkSession, tmp_path: Path) -> None:
+    spark.range(10).write.parquet(str(tmp_path / "in"))
+    stream = spark.readStream.schema("id long").parquet(str(tmp_path / "in"))
+    with spark_helium.measure(spark) as run:
+        query = (
+            stream.selectExpr("llm('streamed {0}', id) AS a")
+            .writeStream.format("parquet")
+            .option("checkpointLocation", str(tmp_path / "checkpoint"))
+            .trigger(availableNow=True)
+            .start(str(tmp_path / "out"))
+        )
+        query.awaitTermination(60)
+    assert spark.read.parquet(str(tmp_path / "out")).count() == 10
+    assert run.calls_requested == 10
+
+
+def test_sessions_count_for_themselves(spark: SparkSession) -> None:
+    other = spark.newSession()
+    with spark_helium.measure(spark) as mine, spark_helium.measure(other) as theirs:
+        other.sql("SELECT llm('other {0}', id) FROM range(3)").collect()
+    assert (mine.calls_requested, theirs.calls_requested) == (0, 3)
 
 
 def test_repr(spark: SparkSession) -> None:

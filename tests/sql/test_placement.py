@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
+import spark_helium
 from spark_helium.functions import llm, prompt
 
 from . import oracle
@@ -277,6 +280,51 @@ class TestJoin:
             [(i, j) for i, n, _ in ITEMS for j, m, _ in ITEMS if i < j and ask(n) is not None and ask(n) == ask(m)],
         )
 
+    def test_values_that_sql_holds_for_equal(self, spark: SparkSession) -> None:
+        """Different prompts all the same: each pair of rows is joined by its own call's answer."""
+        words = "SELECT x COLLATE UTF8_LCASE AS x FROM VALUES ('a'), ('A'), ('b'), ('B'), ('c'), ('C') AS v(x)"
+        df = spark.sql(
+            f"""SELECT x, y FROM ({words}) AS a LEFT JOIN VALUES ('q'), ('r') AS b(y)
+                ON llm('c {{0}} {{1}}', a.x, b.y, {YES}) = 'yes'"""
+        )
+        expected: list[tuple[Any, ...]] = []
+        for x in "aAbBcC":
+            matched = [(x, y) for y in "qr" if oracle.yes("c {0} {1}", x, y)]
+            expected += matched or [(x, None)]
+        bag(df, expected)
+        zeros = spark.sql(
+            f"""SELECT CAST(v AS STRING), y FROM (SELECT explode(array(0.0D, -0.0D)) AS v) AS a
+                LEFT JOIN VALUES ('q'), ('r'), ('s'), ('t') AS b(y) ON llm('c {{0}} {{1}}', v, y, {YES}) = 'yes'"""
+        )
+        expected = []
+        for v in ("0.0", "-0.0"):
+            expected += [(v, y) for y in "qrst" if oracle.yes("c {0} {1}", v, y)] or [(v, None)]
+        bag(zeros, expected)
+
+    def test_a_side_made_by_python(self, spark: SparkSession) -> None:
+        items = spark.table("items").mapInPandas(lambda frames: frames, "id int, name string, price int")
+        items.createOrReplaceTempView("made")
+        df = spark.sql(f"SELECT i.id, t.item, t.tag FROM made i FULL JOIN tags t ON {self.pair}")
+        pairs = _matches(False)
+        expected: list[tuple[Any, ...]] = [(item[0], *tag) for item, tag in pairs]
+        expected += [(i, None, None) for i, _, _ in ITEMS if i not in {item[0] for item, _ in pairs}]
+        expected += [(None, *tag) for tag in TAGS if tag not in [t for _, t in pairs]]
+        bag(df, expected)
+        spark.catalog.dropTempView("made")
+
+    def test_a_side_that_is_not_the_same_twice_is_refused(self, spark: SparkSession) -> None:
+        draws = "(SELECT id, llm('draw {0}', id, temperature => 1) AS r FROM range(4))"
+        with pytest.raises(AnalysisException) as error:
+            spark.sql(f"SELECT * FROM {draws} a LEFT JOIN tags t ON llm('{{0}}{{1}}', a.r, t.tag) > 'm'").collect()
+        assert error.value.getCondition() == "HELIUM_CALL_PLACEMENT"
+        assert "the left side is not deterministic" in str(error.value)
+
+    def test_an_implicit_join_asks_only_for_joined_rows(self, spark: SparkSession) -> None:
+        with spark_helium.measure(spark) as run:
+            df = spark.sql("SELECT i.id FROM items i, tags t WHERE i.id = t.item AND llm('implicit {0}', i.id) <> ''")
+            bag(df, [(0,), (1,), (2,), (7,)])
+        assert run.calls_requested == 4
+
 
 class TestOrderAndWindow:
     def test_order_by(self, spark: SparkSession) -> None:
@@ -375,6 +423,36 @@ class TestSubqueries:
         kinds = {i: oracle.llm("kind {0}", n, choices=("yes", "no")) for i, n, _ in ITEMS}
         counts = Counter(kinds.values())
         bag(df, [(i, counts[k] if k is not None else None) for i, k in kinds.items()])
+
+    def test_a_correlated_scalar_subquery_as_argument(self, spark: SparkSession) -> None:
+        df = spark.sql(
+            """SELECT id, llm('n {0}', (SELECT count(*) FROM tags t WHERE t.item = i.id)),
+                      llm('m {0} {1}', name, (SELECT max(tag) FROM tags t WHERE t.item = i.id))
+               FROM items i"""
+        )
+        tag = dict(TAGS)
+        bag(
+            df,
+            [(i, oracle.llm("n {0}", int(i in tag)), oracle.llm("m {0} {1}", n, tag.get(i))) for i, n, _ in ITEMS],
+        )
+
+    @pytest.mark.parametrize("outer", [False, True], ids=["inner", "left"])
+    def test_lateral(self, spark: SparkSession, outer: bool) -> None:
+        df = spark.sql(
+            f"""SELECT i.id, l.tag FROM items i {"LEFT" if outer else ""} JOIN LATERAL
+                (SELECT tag FROM tags t WHERE llm('fits? {{0}} {{1}}', i.name, t.tag, {YES}) = 'yes') l"""
+        )
+        pairs = _matches(False)
+        lonely = [(i, None) for i, _, _ in ITEMS if i not in {item[0] for item, _ in pairs}] if outer else []
+        bag(df, [(item[0], tag[1]) for item, tag in pairs] + lonely)
+
+    def test_lateral_condition(self, spark: SparkSession) -> None:
+        df = spark.sql(
+            f"""SELECT i.id, l.tag FROM items i JOIN LATERAL (SELECT tag FROM tags t WHERE t.item = i.id) l
+                ON llm('good? {{0}}', l.tag, {YES}) = 'yes'"""
+        )
+        ids = {i for i, _, _ in ITEMS}
+        bag(df, [(k, t) for k, t in TAGS if k in ids and oracle.yes("good? {0}", t)])
 
 
 class TestWrites:
@@ -524,6 +602,20 @@ class TestAnswers:
         )
         answers = [answer for row in df.collect() for answer in row]
         assert len(set(answers)) > 1
+
+    def test_temperature_in_order_by_and_group_by(self, spark: SparkSession) -> None:
+        draw = "llm('draw {0}', id, temperature => 1, choices => array('a', 'b'))"
+        assert sorted(rows(spark.sql(f"SELECT id FROM items ORDER BY {draw}"))) == [(i,) for i, _, _ in ITEMS]
+        groups = rows(spark.sql(f"SELECT {draw} AS k, count(*) FROM items GROUP BY {draw}"))
+        assert sum(count for _, count in groups) == len(ITEMS)
+        assert {k for k, _ in groups} <= {"a", "b"}
+
+    def test_the_file_of_a_row_is_its_own(self, spark: SparkSession, tmp_path: Path) -> None:
+        for i in range(6):
+            (tmp_path / f"f{i}.txt").write_text(f"text {i}\n")
+        df = spark.read.text(str(tmp_path)).coalesce(1)
+        got = df.select("value", F.input_file_name().alias("file"), llm("{0}", "value").alias("a")).collect()
+        assert {(r.value, r.file.rsplit("/", 1)[1]) for r in got} == {(f"text {i}", f"f{i}.txt") for i in range(6)}
 
     def test_order_of_the_input_is_kept(self, spark: SparkSession) -> None:
         df = spark.range(0, 3000, 1, 1).select("id", llm("n {0}", "id", choices=["a", "b", "c"]).alias("a"))

@@ -51,13 +51,14 @@ case class EvalLLMExec(calls: Seq[LLMCall], answers: Seq[Attribute], child: Spar
     s"""
        |$formattedNodeName
        |Input: ${child.output.mkString("[", ", ", "]")}
-       |Calls: ${EvalLLM.describe(calls, answers)}
+       |Calls:
+       |${EvalLLM.describe(calls, answers, "\n").linesIterator.map("  " + _).mkString("\n")}
        |""".stripMargin
 
   override protected def withNewChildInternal(newChild: SparkPlan): EvalLLMExec =
     copy(child = newChild)
 
-  // Read on the driver: a batch of a closure may run after the session's settings have changed.
+  // Taken when the plan is made, on the thread that knows which client asks.
   private val jobArtifactUUID = JobArtifactSet.getCurrentJobArtifactState.map(_.uuid)
 
   override protected def doExecute(): RDD[InternalRow] = {
@@ -91,7 +92,7 @@ case class EvalLLMExec(calls: Seq[LLMCall], answers: Seq[Attribute], child: Spar
       calls.indices.map(i => GetStructField(struct, i)),
       UsageCounters.names.map(longMetric),
       longMetric("numOutputRows"),
-      UsageCounters.of(session))
+      UsageCounters.of(conf, sparkContext))
     if (conf.usePartitionEvaluator) {
       child.execute().mapPartitionsWithEvaluator(factory)
     } else {

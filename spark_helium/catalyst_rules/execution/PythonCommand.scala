@@ -8,7 +8,7 @@ import scala.sys.process._
 import scala.util.control.NonFatal
 
 import org.apache.spark.SparkContext
-import org.apache.spark.api.python.{PythonUtils, SimplePythonFunction}
+import org.apache.spark.api.python.SimplePythonFunction
 import org.apache.spark.sql.helium.{HeliumConf, HeliumErrors}
 import org.apache.spark.sql.internal.SQLConf
 
@@ -22,12 +22,13 @@ private[execution] object PythonCommand {
 
   def apply(context: SparkContext, conf: SQLConf, json: String): SimplePythonFunction = {
     val executable = pythonOf(context, conf)
+    val configured = HeliumConf.text(conf, "spark.helium.worker.python")
     new SimplePythonFunction(
       command = pickle(json),
       envVars = new java.util.HashMap[String, String](),
-      pythonIncludes = Seq.empty[String].asJava,
+      pythonIncludes = includes(context).asJava,
       pythonExec = executable,
-      pythonVer = versions.computeIfAbsent(executable, versionOf),
+      pythonVer = version(executable, configured),
       broadcastVars = Seq.empty.asJava,
       accumulator = null)
   }
@@ -37,18 +38,34 @@ private[execution] object PythonCommand {
     val configured = HeliumConf.text(conf, "spark.helium.worker.python")
     val local = context.isLocal && configured.nonEmpty
     if (local) configured
-    else context.conf.getOption("spark.pyspark.python").getOrElse(PythonUtils.defaultPythonExec)
+    else {
+      context.conf.getOption("spark.pyspark.python").orElse(sys.env.get("PYSPARK_PYTHON"))
+        .getOrElse("python3")
+    }
   }
 
+  /** Archives of `--py-files`, which workers find beside the application's files. */
+  private def includes(context: SparkContext): Seq[String] =
+    context.conf.get("spark.submit.pyFiles", "").split(",").toSeq
+      .map(path => path.trim.split('/').last)
+      .filter(name => Seq(".zip", ".egg", ".jar").exists(name.endsWith))
+
+  /** The workers' Python may be on the workers only; then it is like the one that configured. */
+  private def version(executable: String, configured: String): String =
+    versions.computeIfAbsent(executable, asked =>
+      versionOf(asked).orElse(Option(configured).filter(_.nonEmpty).flatMap(versionOf)).getOrElse(
+        throw HeliumErrors.daemonFailed(
+          s"the Python of Spark's workers, $asked, cannot be run here, or has no spark-helium. Set " +
+            "PYSPARK_PYTHON or spark.pyspark.python to a Python that has spark-helium installed.")))
+
   // The worker refuses to run when its version is not the one that the driver names.
-  private def versionOf(executable: String): String = {
-    val ask = "import sys; print('%d.%d' % sys.version_info[:2])"
+  private def versionOf(executable: String): Option[String] = {
+    val ask = "import sys, importlib.util as u; " +
+      "sys.exit(1) if u.find_spec('spark_helium') is None else print('%d.%d' % sys.version_info[:2])"
     try {
-      Process(Seq(executable, "-c", ask)).!!(ProcessLogger(_ => ())).trim
+      Some(Process(Seq(executable, "-c", ask)).!!(ProcessLogger(_ => ())).trim)
     } catch {
-      case NonFatal(e) => throw HeliumErrors.daemonFailed(
-        s"the Python of Spark's workers, $executable, cannot be run: ${e.getMessage}. " +
-          "Set PYSPARK_PYTHON or spark.pyspark.python to a Python that has spark-helium installed.")
+      case NonFatal(_) => None
     }
   }
 

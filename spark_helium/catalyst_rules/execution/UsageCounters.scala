@@ -1,12 +1,14 @@
 package org.apache.spark.sql.helium.execution
 
-import java.util.{Collections, WeakHashMap}
+import java.util.UUID
+import java.util.concurrent.ConcurrentHashMap
 
 import org.apache.spark.SparkContext
 import org.apache.spark.sql.catalyst.InternalRow
 import org.apache.spark.sql.catalyst.expressions.{Expression, Literal}
 import org.apache.spark.sql.classic.SparkSession
 import org.apache.spark.sql.helium.HeliumErrors
+import org.apache.spark.sql.internal.SQLConf
 import org.apache.spark.sql.types.{LongType, StructType}
 import org.apache.spark.util.AccumulatorV2
 
@@ -33,7 +35,8 @@ class UsageCounters extends AccumulatorV2[Array[Long], Array[Long]] {
 
   override def merge(other: AccumulatorV2[Array[Long], Array[Long]]): Unit = add(other.value)
 
-  override def value: Array[Long] = counts
+  // A copy: the driver merges on one thread and reads on another.
+  override def value: Array[Long] = counts.clone()
 }
 
 object UsageCounters {
@@ -54,11 +57,20 @@ object UsageCounters {
 
   val schema: StructType = names.foldLeft(new StructType)(_.add(_, LongType))
 
-  private val bySession =
-    Collections.synchronizedMap(new WeakHashMap[SparkSession, UsageCounters])
+  // Caching and streaming run in a clone of the session. A clone copies the session's settings, and
+  // a new session does not, so a setting says whose counters they are.
+  private val identity = "spark.helium.internal.usage"
 
-  def of(session: SparkSession): UsageCounters =
-    bySession.computeIfAbsent(session, s => register(s.sparkContext))
+  private val byIdentity = new ConcurrentHashMap[String, UsageCounters]
+
+  /** Gives the session an identity before it is cloned. */
+  def identify(conf: SQLConf): String = conf.synchronized {
+    if (!conf.contains(identity)) conf.setConfString(identity, UUID.randomUUID().toString)
+    conf.getConfString(identity)
+  }
+
+  def of(conf: SQLConf, context: SparkContext): UsageCounters =
+    byIdentity.computeIfAbsent(s"${context.applicationId} ${identify(conf)}", _ => register(context))
 
   private def register(context: SparkContext): UsageCounters = {
     val counters = new UsageCounters
@@ -72,7 +84,7 @@ object UsageCounters {
       throw HeliumErrors.templateArguments(function, "",
         s"it takes no arguments, and got ${arguments.size}")
     }
-    val counts = of(SparkSession.active).value
+    val counts = of(SQLConf.get, SparkSession.active.sparkContext).value
     Literal.create(InternalRow.fromSeq(counts.toSeq), schema)
   }
 }

@@ -8,7 +8,7 @@ import org.json4s.jackson.JsonMethods
 import org.apache.spark.sql.types._
 
 /**
- * Reads a `response_schema`: a DDL string or a JSON schema. Both give an SQL type for the answer
+ * Reads a `response_schema`: a DDL string, a JSON schema, or Spark's JSON of a type. Both give an SQL type for the answer
  * and a JSON schema for guided decoding.
  */
 case class AnswerSchema(dataType: DataType, jsonSchema: String)
@@ -24,13 +24,26 @@ object AnswerSchema {
         case NonFatal(e) =>
           throw Unsupported(s"it is not JSON (${firstLine(e)})")
       }
-      AnswerSchema(new JsonSchemaReader(schema).read(), JsonMethods.compact(schema))
+      if (isSparkType(schema)) {
+        val dataType = DataType.fromJson(text)
+        AnswerSchema(dataType, JsonMethods.compact(toJsonSchema(dataType, "the answer")))
+      } else {
+        AnswerSchema(new JsonSchemaReader(schema).read(), JsonMethods.compact(schema))
+      }
     } else {
       val dataType = try DataType.fromDDL(text) catch {
         case NonFatal(e) => throw Unsupported(s"it is not a DDL string (${firstLine(e)})")
       }
       AnswerSchema(dataType, JsonMethods.compact(toJsonSchema(dataType, "the answer")))
     }
+  }
+
+  /** Spark's own JSON form of a type, which the Python API sends for a StructType. */
+  private def isSparkType(schema: JValue): Boolean = schema \ "type" match {
+    case JString("struct") => (schema \ "fields").isInstanceOf[JArray]
+    case JString("array") => (schema \ "elementType") != JNothing
+    case JString("map") => (schema \ "keyType") != JNothing
+    case _ => false
   }
 
   private def firstLine(e: Throwable): String =
@@ -47,6 +60,10 @@ object AnswerSchema {
     case FloatType | DoubleType | _: DecimalType => typed("number")
     case DateType => typed("string", "format" -> JString("date"))
     case TimestampType => typed("string", "format" -> JString("date-time"))
+    case TimestampNTZType =>
+      // A date-time of JSON schema has a time zone.
+      typed("string", "pattern" -> JString(
+        "^[12][0-9]{3}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])T([01][0-9]|2[0-3])(:[0-5][0-9]){2}$"))
     case ArrayType(element, _) =>
       typed("array", "items" -> toJsonSchema(element, s"the items of $place"))
     case MapType(StringType, value, _) =>

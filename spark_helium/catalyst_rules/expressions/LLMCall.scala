@@ -1,6 +1,6 @@
 package org.apache.spark.sql.helium.expressions
 
-import org.apache.spark.sql.catalyst.expressions.{Expression, Unevaluable}
+import org.apache.spark.sql.catalyst.expressions.{Expression, Unevaluable, UserDefinedExpression}
 import org.apache.spark.sql.types.{DataType, StringType, StructType}
 
 /** One message of a conversation whose shape is known: a constant role, and a template. */
@@ -72,7 +72,12 @@ case class LLMCall(
     guard: Option[Expression] = None,
     written: Set[String] = Set.empty)
   extends Expression
-  with Unevaluable {
+  with Unevaluable
+  with UserDefinedExpression {
+
+  // The analyzer moves user-defined expressions that are not deterministic to where they may stand.
+  // Not the function's name, which would make a view that uses it depend on a temporary function.
+  override def name: String = "LLMCall"
 
   override def children: Seq[Expression] = arguments ++ guard
 
@@ -91,11 +96,16 @@ case class LLMCall(
   override lazy val canonicalized: Expression =
     withCanonicalizedChildren.asInstanceOf[LLMCall].copy(multiplicity = 1, written = Set.empty)
 
-  override def toString: String = render(arguments.map(_.toString), LLMCall.describe(options))
+  // These two name columns, so they must not change with the session's defaults.
+  override def toString: String = render(arguments.map(_.toString), writtenOptions)
 
-  // Names a column, so it must not change with the session's defaults.
-  override def sql: String = render(arguments.map(_.sql),
-    LLMCall.describe(options).filter { case (name, _) => written(name) })
+  override def sql: String = render(arguments.map(_.sql), writtenOptions)
+
+  /** The call with all its options, for EXPLAIN. */
+  def describe: String = render(arguments.map(_.toString), LLMCall.describe(options))
+
+  private def writtenOptions: Seq[(String, String)] =
+    LLMCall.describe(options).filter { case (name, _) => written(name) }
 
   private def render(args: Seq[String], shown: Seq[(String, String)]): String = {
     val (template, values) = prompt match {
@@ -104,8 +114,9 @@ case class LLMCall(
         val user = messages.find(_.role == "user").map(m => quoted(m.content.sql))
         (user.toSeq, args)
       case Messages(messages) =>
-        val items = messages.map(m => s"${m.role}: ${quoted(m.content.sql)}")
-        (Seq(items.mkString("[", ", ", "]")), args)
+        val last = messages.last
+        val earlier = if (messages.size > 1) s"${messages.size - 1} messages, " else ""
+        (Seq(s"[$earlier${last.role}: ${quoted(last.content.sql)}]"), args)
       case ConversationColumn(_) => (Nil, args)
     }
     val system = prompt match {

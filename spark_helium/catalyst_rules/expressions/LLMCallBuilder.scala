@@ -5,6 +5,7 @@ import scala.collection.mutable
 import org.apache.spark.sql.catalyst.expressions._
 import org.apache.spark.sql.catalyst.util.toPrettySQL
 import org.apache.spark.sql.helium.{HeliumConf, HeliumErrors}
+import org.apache.spark.sql.helium.execution.UsageCounters
 import org.apache.spark.sql.internal.SQLConf
 import org.apache.spark.sql.types._
 import org.apache.spark.unsafe.types.UTF8String
@@ -19,14 +20,16 @@ object LLMCallBuilder {
   val options: Seq[String] = Seq("model", "system", "max_tokens", "temperature", "top_p", "seed",
     "stop", "choices", "response_schema", "regex", "failOnError")
 
+  private def isOption(name: String): Boolean =
+    options.exists(o => OptionReader.normalize(o) == OptionReader.normalize(name))
+
   private val roles = Set("system", "user", "assistant")
 
   def llm(expressions: Seq[Expression]): Expression = {
     val function = "llm"
     val (positional, named) = split(function, expressions)
-    val (optionArgs, slotArgs) = named.partition { case (name, _) =>
-      options.exists(o => OptionReader.normalize(o) == OptionReader.normalize(name))
-    }
+    val (optionArgs, slotArgs) = named.partition { case (name, _) => isOption(name) }
+    UsageCounters.identify(SQLConf.get)
     if (positional.isEmpty) {
       throw HeliumErrors.templateArguments(function, "", "there is no template")
     }
@@ -140,8 +143,10 @@ object LLMCallBuilder {
           s"argument ${missing.mkString(", ")} has no placeholder")
       }
       if (positional.size != expected) {
+        val options = parsed.names.filter(isOption).map(n => s"; {$n} has the name of an option")
         throw HeliumErrors.templateArguments(function, source,
-          s"it has ${count(expected, "placeholder")} for ${count(positional.size, "argument")}")
+          s"it has ${count(expected, "placeholder")} for ${count(positional.size, "argument")}" +
+            options.mkString)
       }
       positional
     } else {
@@ -168,7 +173,7 @@ object LLMCallBuilder {
       case _ => argument.dataType match {
         case StringType => argument
         case _: StringType | _: NumericType | BooleanType | DateType | TimestampType |
-            TimestampNTZType | NullType => Cast(argument, StringType)
+            TimestampNTZType | NullType | _: TimeType => Cast(argument, StringType)
         case _: DayTimeIntervalType | _: YearMonthIntervalType => Cast(argument, StringType)
         case _ => throw HeliumErrors.argumentType(function, position, argument)
       }
@@ -254,12 +259,12 @@ object LLMCallBuilder {
     val model = reader.string("model").getOrElse(HeliumConf.text(conf, "spark.helium.model"))
     checkModel(function, model)
     val sampling = SamplingOptions(
-      maxTokens = reader.int("max_tokens", "at least 1")(_ >= 1)
+      maxTokens = reader.int("max_tokens", s"1 to ${Int.MaxValue}")(_ >= 1)
         .getOrElse(HeliumConf.int(conf, "spark.helium.maxTokens")),
       temperature = reader.double("temperature", "between 0 and 2")(t => t >= 0 && t <= 2)
         .getOrElse(0.0),
       topP = reader.double("top_p", "above 0 and at most 1")(p => p > 0 && p <= 1).getOrElse(1.0),
-      seed = reader.long("seed", "at least 0")(_ >= 0),
+      seed = reader.long("seed", s"0 to ${Long.MaxValue}")(_ >= 0),
       stop = reader.strings("stop").getOrElse(Nil))
     if (sampling.stop.exists(_.isEmpty)) {
       throw HeliumErrors.optionOutOfRange(function, "stop", "an empty string", "not empty")

@@ -42,10 +42,10 @@ object EvalLLM {
     AttributeReference(call.function, call.dataType, call.nullable)()
 
   /** The calls as EXPLAIN shows them. */
-  def describe(calls: Seq[LLMCall], answers: Seq[Attribute]): String =
+  def describe(calls: Seq[LLMCall], answers: Seq[Attribute], between: String = ", "): String =
     calls.zip(answers).map { case (call, answer) =>
       val merged = if (call.multiplicity > 1) s" (for ${call.multiplicity} equal calls)" else ""
       val when = call.guard.fold("")(g => s" when $g")
-      s"$answer = $call$when$merged"
-    }.mkString(", ")
+      s"$answer = ${call.describe}$when$merged"
+    }.mkString(between)
 }

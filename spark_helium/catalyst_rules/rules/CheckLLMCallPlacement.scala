@@ -1,20 +1,34 @@
 package org.apache.spark.sql.helium.rules
 
-import org.apache.spark.sql.catalyst.expressions.{Expression, HigherOrderFunction, LambdaFunction}
-import org.apache.spark.sql.catalyst.plans.logical.LogicalPlan
+import org.apache.spark.sql.catalyst.expressions._
+import org.apache.spark.sql.catalyst.plans.logical.{BinaryNode, Join, LogicalPlan}
 import org.apache.spark.sql.helium.HeliumErrors
-import org.apache.spark.sql.helium.expressions.LLMCall
+import org.apache.spark.sql.helium.expressions.{LLMCall, NamedArgument}
 
 /**
  * Analysis check: names the places where an LLM call cannot run.
  *
  * The lambda of a higher-order function is evaluated inside one expression, element by element,
- * so that no operator could hold the call.
+ * so that no operator could hold the call. A call over both sides of an outer join has limits of its
+ * own, see [[RewriteTwoSidedJoinCalls]].
  */
 object CheckLLMCallPlacement extends (LogicalPlan => Unit) {
 
   override def apply(plan: LogicalPlan): Unit = plan.foreachWithSubqueries { node =>
     node.expressions.foreach(check)
+    node match {
+      case join: Join => RewriteTwoSidedJoinCalls.declines(join).foreach { reason =>
+        val call = join.condition.get.collectFirst { case c: LLMCall => c }.get
+        throw HeliumErrors.callPlacement(
+          call.function, s"the condition of a ${join.joinType.sql} join", reason)
+      }
+      case other: BinaryNode =>
+        other.expressions.flatMap(_.collectFirst { case c: LLMCall => c }).headOption.foreach {
+          call => throw HeliumErrors.callPlacement(call.function, other.nodeName,
+            "this operator has no single input to compute it on")
+        }
+      case _ =>
+    }
   }
 
   private def check(expression: Expression): Unit = expression.foreach {
@@ -26,6 +40,9 @@ object CheckLLMCallPlacement extends (LogicalPlan => Unit) {
           }
         case _ =>
       }
+    case NamedArgumentExpression(name, _) =>
+      throw HeliumErrors.callPlacement(NamedArgument.function, "this place",
+        s"$name is the argument of no function")
     case _ =>
   }
 }

@@ -66,8 +66,9 @@ object ExtractLLMCalls extends Rule[LogicalPlan] {
 
   private def extractFromUnary(node: UnaryNode): LogicalPlan = {
     val collected = new Collector
-    val rewritten = node.mapExpressions(collected.extract)
-    val result = rewritten.withNewChildren(Seq(collected.over(node.child)))
+    val files = new FileFunctions
+    val rewritten = node.mapExpressions(e => collected.extract(files.replace(e)))
+    val result = rewritten.withNewChildren(Seq(collected.over(files.over(node.child))))
     // Operators that pass their input through now pass the answers too: nobody asked for those.
     if (result.output.map(_.exprId) == node.output.map(_.exprId)) {
       result
@@ -160,7 +161,7 @@ object ExtractLLMCalls extends Rule[LogicalPlan] {
         case other =>
           val call = condition.get.collectFirst { case c: LLMCall => c }.get
           throw HeliumErrors.callPlacement(call.function, s"the condition of a ${other.sql} join",
-            "it reads both sides and is not deterministic")
+            RewriteTwoSidedJoinCalls.declines(join).getOrElse("it reads both sides"))
       }
     }
     if (result.output.map(_.exprId) == join.output.map(_.exprId)) {
@@ -168,6 +169,27 @@ object ExtractLLMCalls extends Rule[LogicalPlan] {
     } else {
       Project(join.output, result)
     }
+  }
+
+  /**
+   * `input_file_name()` and its kin say which file the task reads right now. Above a node that reads
+   * ahead that is a later file, so they move below it.
+   */
+  private class FileFunctions {
+
+    private val below = mutable.ArrayBuffer.empty[Alias]
+
+    def replace(e: Expression): Expression = e.transform {
+      case f @ (_: InputFileName | _: InputFileBlockStart | _: InputFileBlockLength) =>
+        below.find(_.child.semanticEquals(f)).getOrElse {
+          val alias = Alias(f, f.prettyName)()
+          below += alias
+          alias
+        }.toAttribute
+    }
+
+    def over(child: LogicalPlan): LogicalPlan =
+      if (below.isEmpty) child else Project(child.output ++ below, child)
   }
 
   /** Gathers the calls of one operator, inner calls before the calls that read them. */

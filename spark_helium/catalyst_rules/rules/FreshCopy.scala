@@ -2,6 +2,7 @@ package org.apache.spark.sql.helium.rules
 
 import org.apache.spark.sql.catalyst.analysis.MultiInstanceRelation
 import org.apache.spark.sql.catalyst.expressions._
+import org.apache.spark.sql.catalyst.plans.ExistenceJoin
 import org.apache.spark.sql.catalyst.plans.logical._
 import org.apache.spark.sql.helium.expressions.LLMCall
 import org.apache.spark.sql.helium.plans.EvalLLM
@@ -22,6 +23,8 @@ private[rules] object FreshCopy {
         rename(a, a.copy(aggregateExpressions = a.aggregateExpressions.map(newId)))
       case w: Window => rename(w, w.copy(windowExpressions = w.windowExpressions.map(newId)))
       case g: Generate => rename(g, g.copy(generatorOutput = g.generatorOutput.map(_.newInstance())))
+      case j @ Join(_, _, ExistenceJoin(exists), _, _) =>
+        rename(j, j.copy(joinType = ExistenceJoin(exists.newInstance())))
       case e: Expand => rename(e, e.copy(output = e.output.map(_.newInstance())))
       case e: EvalLLM => 
         val fresh = AttributeMap(e.answers.map(a => a -> a.newInstance()))
@@ -29,6 +32,12 @@ private[rules] object FreshCopy {
           case a: Attribute => fresh.getOrElse(a, a)
         }).asInstanceOf[LLMCall])
         rename(e, e.copy(calls = calls, answers = e.answers.map(fresh)))
+      case node if node.producedAttributes.nonEmpty =>
+        // Python and typed operators name what they produce in a list of attributes.
+        val fresh = AttributeMap(node.producedAttributes.toSeq.map(a => a -> a.newInstance()))
+        rename(node, node.mapExpressions(_.transform {
+          case a: Attribute => fresh.getOrElse(a, a)
+        }))
     }
     (copy, AttributeMap(plan.output.zip(copy.output)))
   }

@@ -1,10 +1,13 @@
 package org.apache.spark.sql.helium.rules
 
+import scala.collection.mutable
+
 import org.apache.spark.sql.catalyst.expressions._
 import org.apache.spark.sql.catalyst.plans._
 import org.apache.spark.sql.catalyst.plans.logical._
 import org.apache.spark.sql.catalyst.rules.Rule
 import org.apache.spark.sql.helium.expressions.LLMCall
+import org.apache.spark.sql.types._
 
 /**
  * Makes a call over both sides of an outer, semi, anti or existence join computable.
@@ -33,17 +36,21 @@ import org.apache.spark.sql.helium.expressions.LLMCall
  *
  * `m` holds each pair of values once, so that a pair of rows matches at most one row of `m` and no
  * row is doubled. A right outer join is the mirror image. A full outer join is the left outer join
- * and, below it, the rows of R that match nothing. Only deterministic calls: one with a temperature
- * may answer two equal pairs differently. Must run before [[ExtractLLMCalls]], which then treats
- * the inner join's Filter as any other.
+ * and, below it, the rows of R that match nothing.
+ *
+ * The values are the arguments of the calls as binary strings, computed on their side first: what
+ * SQL holds for equal ('a' and 'A' under a collation, 0.0 and -0.0) may be different prompts.
+ *
+ * Declines, as an analysis error, where computing a side twice could give other rows, or where the
+ * values cannot be compared exactly; see [[declines]]. Must run before [[ExtractLLMCalls]], which
+ * then treats the inner join's Filter as any other.
  */
 object RewriteTwoSidedJoinCalls extends Rule[LogicalPlan] {
 
   override def apply(plan: LogicalPlan): LogicalPlan = plan.transformDown {
-    case join @ Join(_, _, joinType, Some(condition), _) if isTwoSided(join, condition) =>
-      joinType match {
-        case _: InnerLike => join
-        case _ if !condition.deterministic => join
+    case join: Join if declines(join).isEmpty && isTwoSided(join) =>
+      val condition = join.condition.get
+      join.joinType match {
         case RightOuter =>
           val mirrored = rewriteRight(
             join.copy(left = join.right, right = join.left, joinType = LeftOuter), condition)
@@ -53,45 +60,121 @@ object RewriteTwoSidedJoinCalls extends Rule[LogicalPlan] {
       }
   }
 
-  private def isTwoSided(join: Join, condition: Expression): Boolean = condition.exists {
-    case call: LLMCall =>
-      !call.references.subsetOf(join.left.outputSet) &&
-        !call.references.subsetOf(join.right.outputSet)
+  /** Whether a call of the join's condition reads both sides, and no Filter above can hold it. */
+  private def isTwoSided(join: Join): Boolean = !join.joinType.isInstanceOf[InnerLike] &&
+    join.condition.exists(_.exists {
+      case call: LLMCall =>
+        !call.references.subsetOf(join.left.outputSet) &&
+          !call.references.subsetOf(join.right.outputSet)
+      case _ => false
+    })
+
+  /** Why a join with a two-sided call cannot be computed; None when it can, or has no such call. */
+  def declines(join: Join): Option[String] = {
+    lazy val sides = Seq("left" -> join.left, "right" -> join.right)
+    if (!isTwoSided(join)) {
+      None
+    } else if (!join.condition.get.deterministic) {
+      Some("it reads both sides and is not deterministic")
+    } else if (join.left.isStreaming || join.right.isStreaming) {
+      Some("it reads both sides, and one of them is a stream")
+    } else {
+      sides.collectFirst {
+        case (name, side) if !side.deterministic => s"the $name side is not deterministic"
+        case (name, side) if side.exists(takesSomeRows) =>
+          s"the $name side takes some rows of many without an order"
+      }.orElse(incomparable(join).map(a =>
+        s"it compares ${a.name} of type ${a.dataType.sql}, in which equal values may differ"))
+    }
+  }
+
+  private def takesSomeRows(plan: LogicalPlan): Boolean = plan match {
+    case GlobalLimit(_, LocalLimit(_, _: Sort)) | GlobalLimit(_, _: Sort) => false
+    case LocalLimit(_, _: Sort) => false
+    case _: GlobalLimit | _: LocalLimit | _: Offset | _: Tail => true
     case _ => false
+  }
+
+  /** A column beside the calls' arguments that must be compared as it is, and cannot be. */
+  private def incomparable(join: Join): Option[Attribute] = {
+    val keys = new Keys(join)
+    val (withCalls, _) = PredicateHelper.conjuncts(join.condition.get).partition(LLMCall.isIn)
+    AttributeSet.fromAttributeSets(withCalls.map(keys.replace(_).references)).toSeq
+      .filterNot(keys.isKey).find(_.dataType.existsRecursively {
+        case _: FloatType | _: DoubleType | _: MapType | _: VariantType => true
+        case s: StringType => s != StringType
+        case _ => false
+      })
   }
 
   /** The join with R replaced by R and the matching pairs; the output stays as it was. */
   private def rewriteRight(join: Join, condition: Expression): LogicalPlan = {
+    val keys = new Keys(join)
     val (withCalls, cheap) = PredicateHelper.conjuncts(condition).partition(LLMCall.isIn)
-    val (pairs, leftValues, rightValues) = matchingPairs(join, withCalls, cheap)
-    val right = Join(join.right, pairs, Inner, conjunction(rightValues), JoinHint.NONE)
-    val rewritten = join.copy(
-      right = right, condition = conjunction(leftValues ++ cheap))
-    val wanted = join.output
-    if (rewritten.output.map(_.exprId) == wanted.map(_.exprId)) {
-      rewritten
-    } else {
-      Project(wanted, rewritten)
-    }
+    val keyed = withCalls.map(keys.replace)
+    val sides = join.copy(left = keys.withLeft, right = keys.withRight)
+    val (pairs, leftValues, rightValues) = matchingPairs(sides, keyed, cheap)
+    val right = Join(sides.right, pairs, Inner, conjunction(rightValues), JoinHint.NONE)
+    Project(join.output, sides.copy(right = right, condition = conjunction(leftValues ++ cheap)))
   }
 
   private def rewriteFullOuter(join: Join, condition: Expression): LogicalPlan = {
     val leftOuter = rewriteRight(join.copy(joinType = LeftOuter), condition)
     val (rightCopy, fresh) = FreshCopy(join.right)
     val (leftCopy, freshLeft) = FreshCopy(join.left)
-    def renamed(e: Expression): Expression = e.transform {
+    val renamed = condition.transform {
       case a: Attribute => fresh.get(a).orElse(freshLeft.get(a)).getOrElse(a)
     }
     val unmatched = rewriteRight(
-      Join(rightCopy, leftCopy, LeftAnti, Some(renamed(condition)), JoinHint.NONE),
-      renamed(condition))
+      Join(rightCopy, leftCopy, LeftAnti, Some(renamed), JoinHint.NONE), renamed)
     val padded = Project(
       join.left.output.map(a => Alias(Literal(null, a.dataType), a.name)()) ++
         join.right.output.map(a => fresh.getOrElse(a, a)),
       unmatched)
-    // A union takes its attributes from its first child, whose NULLs may be from either side.
-    val first = Project(join.output.map(a => Alias(a, a.name)(exprId = a.exprId)), leftOuter)
-    Union(Seq(first, padded))
+    Union(Seq(leftOuter, padded))
+  }
+
+  /** One-sided arguments of the calls of a join's condition, as columns of their side. */
+  private class Keys(join: Join) {
+
+    private val left = mutable.ArrayBuffer.empty[Alias]
+    private val right = mutable.ArrayBuffer.empty[Alias]
+
+    def withLeft: LogicalPlan = extended(join.left, left.toSeq)
+
+    def withRight: LogicalPlan = extended(join.right, right.toSeq)
+
+    def isKey(a: Attribute): Boolean = (left ++ right).exists(_.exprId == a.exprId)
+
+    /** The expression with such arguments replaced by their columns. */
+    def replace(e: Expression): Expression = e match {
+      case call: LLMCall => call.copy(arguments = call.arguments.map {
+        case argument if LLMCall.isIn(argument) => replace(argument)
+        case argument if argument.references.subsetOf(join.left.outputSet) => key(left, argument)
+        case argument if argument.references.subsetOf(join.right.outputSet) => key(right, argument)
+        case argument => argument
+      })
+      case other => other.mapChildren(replace)
+    }
+
+    private def key(keys: mutable.ArrayBuffer[Alias], argument: Expression): Expression = {
+      val text = argument.dataType match {
+        case s: StringType if s != StringType => Cast(argument, StringType)
+        case _ => argument
+      }
+      if (argument.foldable) {
+        argument
+      } else {
+        keys.find(_.child.semanticEquals(text)).getOrElse {
+          val alias = Alias(text, "argument")()
+          keys += alias
+          alias
+        }.toAttribute
+      }
+    }
+
+    private def extended(side: LogicalPlan, keys: Seq[Alias]): LogicalPlan =
+      if (keys.isEmpty) side else Project(side.output ++ keys, side)
   }
 
   /**
