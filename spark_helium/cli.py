@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import json
 import os
+import platform
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from spark_helium.conf import Settings, full_key
@@ -33,6 +36,7 @@ Subparsers = Any  # argparse has no public name for it
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = argparse.ArgumentParser(prog="spark-helium", description="LLM calls as Spark operators: the node daemon.")
+    parser.add_argument("--version", action=_Version, help="show the versions of spark-helium, Python and vLLM")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in COMMANDS:
         add(subparsers)
@@ -47,6 +51,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILED
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+
+
+class _Version(argparse.Action):
+    # An action of its own: looking up versions takes a while that other commands need not wait for.
+    def __init__(self, **options: Any) -> None:
+        super().__init__(nargs=0, **options)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from spark_helium.gpu_executor.lifecycle import package_version
+
+        try:
+            vllm = metadata.version("vllm")
+        except metadata.PackageNotFoundError:
+            vllm = "installed without a version" if importlib.util.find_spec("vllm") else "not installed"
+        python = f"Python {platform.python_version()} ({sys.executable})"
+        print(f"spark-helium {package_version()}, {python}, vLLM {vllm}")
+        parser.exit(OK)
 
 
 def _command(subparsers: Subparsers, name: str, run: Callable[[argparse.Namespace], int], text: str) -> Any:
@@ -70,13 +91,17 @@ def settings_of(options: argparse.Namespace) -> Settings:
     ConfigurationError
         A text is not ``KEY=VALUE``, or the setting does not exist or take the value.
     """
+    return Settings(_given(options))
+
+
+def _given(options: argparse.Namespace) -> dict[str, str]:
     given = {}
     for text in options.set:
         key, equals, value = text.partition("=")
         if not equals:
             raise ConfigurationError(f"--set {text!r}: give a setting and its value as KEY=VALUE")
         given[full_key(key)] = value
-    return Settings(given)
+    return given
 
 
 def _add_serve(subparsers: Subparsers) -> None:
@@ -101,13 +126,17 @@ def _serve(options: argparse.Namespace) -> int:
     if running is not None:
         print(f"spark-helium: already running as process {running.pid}: {files.socket}", file=sys.stderr)
         return FAILED
+    # What was given by hand counts, even if it is the default.
+    stays = full_key("executor.idleTimeout") not in _given(options)
     if options.background:
-        lifecycle.ensure_daemon(settings, by_hand=True, models=tuple(options.model))
+        lifecycle.ensure_daemon(settings, by_hand=True, stays=stays, models=tuple(options.model))
         return _wait_for_engines(files, settings["executor.startTimeout"] / 1000)
     daemon.configure_logging()
     with contextlib.ExitStack() as until_ready:
         until_ready.enter_context(lifecycle.starting(files, settings["executor.startTimeout"] / 1000))
-        daemon.serve(settings, files, by_hand=True, models=options.model, on_ready=until_ready.close)
+        lifecycle.prune(files.directory)
+        lifecycle.write_settings(settings, files)
+        daemon.serve(settings, files, by_hand=True, stays=stays, models=options.model, on_ready=until_ready.close)
     # Threads of gRPC and of engines must not hold a daemon that is done.
     sys.stdout.flush()
     os._exit(OK)
@@ -131,7 +160,10 @@ def _wait_for_engines(files: DaemonFiles, timeout: float) -> int:
             print(f"daemon {files.identity} runs as process {status.pid}; log: {files.log}")
             return OK
         if time.monotonic() > deadline:
-            raise DaemonError(f"the engines are not up after {timeout:.0f} s; see {files.log}")
+            raise DaemonError(
+                f"the engines are not up after {timeout:.0f} s (executor.startTimeout) and still starting: watch "
+                f"them with `spark-helium status`, or look at {files.log}"
+            )
         time.sleep(0.2)
 
 
@@ -152,6 +184,8 @@ def _status(options: argparse.Namespace) -> int:
             found.append({"identity": files.identity, "pid": lifecycle.process_of(files), "answers": False})
         else:
             found.append({**asdict(status), "answers": True})
+        engine, more = _what_it_runs(files)
+        found[-1] |= {"engine": engine, "settings": more, "stopping": lifecycle.is_stopping(files)}
         found[-1] |= {"socket": str(files.socket), "log": str(files.log)}
     if options.json:
         print(json.dumps(found, indent=2))
@@ -165,17 +199,36 @@ def _status(options: argparse.Namespace) -> int:
     return OK if found else NOT_RUNNING
 
 
-_HEADINGS = ("ID", "PID", "UP", "STREAMS", "CALLS", "ROWS", "SENT", "CACHED", "CACHE", "ENGINES")
+def _what_it_runs(files: DaemonFiles) -> tuple[str, dict[str, str]]:
+    """The kind of engine, and the settings that are not the default: what tells one daemon from another."""
+    from spark_helium.gpu_executor import lifecycle
+
+    settings = lifecycle.read_settings(files)
+    if settings is None:
+        return "unknown", {}
+    text, default = settings.to_text(), Settings()
+    usual = {"engine", "executor.directory"}
+    if settings["executor.python"] == lifecycle.daemon_python(default):
+        usual.add("executor.python")
+    return settings["engine"], {
+        name: text[full_key(name)] for name in settings if settings[name] != default[name] and name not in usual
+    }
+
+
+_HEADINGS = ("ID", "PID", "ENGINE", "UP", "STREAMS", "CALLS", "ROWS", "SENT", "CACHED", "CACHE", "MODELS", "SETTINGS")
 
 
 def _table_row(daemon: dict[str, Any]) -> tuple[str, ...]:
-    if not daemon["answers"]:
-        return (daemon["identity"], str(daemon["pid"]), *["-"] * 7, f"does not answer; see {daemon['log']}")
+    more = " ".join(f"{name}={value}" for name, value in daemon["settings"].items()) or "-"
+    if daemon["stopping"] or not daemon["answers"]:
+        state = "is shutting down" if daemon["stopping"] else f"does not answer; see {daemon['log']}"
+        return (daemon["identity"], str(daemon["pid"]), daemon["engine"], *["-"] * 7, state, more)
     minutes, seconds = divmod(int(daemon["uptime"]), 60)
     engines = [f"{e['model']} ({e['engine'] or e['state']})" for e in daemon["engines"]]
     return (
         daemon["identity"],
         str(daemon["pid"]),
+        daemon["engine"],
         f"{minutes // 60}:{minutes % 60:02}:{seconds:02}",
         str(daemon["streams"]),
         str(daemon["calls_in_flight"]),
@@ -184,6 +237,7 @@ def _table_row(daemon: dict[str, Any]) -> tuple[str, ...]:
         str(daemon["counters"]["answers_from_cache"]),
         f"{daemon['cache_bytes'] / (1 << 20):.1f} of {daemon['cache_limit'] / (1 << 20):.0f} MiB",
         ", ".join(engines) or "none yet",
+        more,
     )
 
 

@@ -146,10 +146,9 @@ def _defaults_file() -> Path:
     try:
         from pyspark.find_spark_home import _find_spark_home
 
-        home = _find_spark_home()
+        return Path(_find_spark_home(), "conf", "spark-defaults.conf")
     except (ImportError, SystemExit):  # no Spark here: PySpark says so when the session starts
-        home = ""
-    return Path(home, "conf", "spark-defaults.conf")
+        return Path(os.devnull)
 
 
 def _read_properties(path: Path) -> dict[str, str]:

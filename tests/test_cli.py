@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from spark_helium import cli
-from spark_helium.gpu_executor import lifecycle
+from spark_helium.gpu_executor import daemon, lifecycle
 from tests.gpu_executor.daemons import DaemonDirectory, daemon_directory, until
 
 ROOT = Path(__file__).parents[1]
@@ -40,7 +41,10 @@ def test_by_hand_from_start_to_stop(daemons: DaemonDirectory, capsys: pytest.Cap
     headings, row = capsys.readouterr().out.splitlines()
     assert headings.split()[:2] == ["ID", "PID"]
     assert row.split()[:2] == [lifecycle.identity(settings), str(pid)]
-    assert row.endswith("m (simulator)")
+    assert headings.split()[2] == "ENGINE"
+    assert row.split()[2] == "simulator"
+    assert "m (simulator)" in row
+    assert row.endswith(" -")  # no setting but the engine
     assert cli.main(arguments(daemons, "status", "--json")) == cli.OK
     (status,) = json.loads(capsys.readouterr().out)
     assert (status["pid"], status["by_hand"], status["answers"]) == (pid, True, True)
@@ -81,6 +85,58 @@ def test_daemon_that_hangs_is_killed_only_if_asked(daemons: DaemonDirectory, cap
     assert "--kill" in capsys.readouterr().err
     assert cli.main(arguments(daemons, "stop", "--kill")) == cli.OK
     assert lifecycle.known_daemons(daemons.path) == []
+
+
+def test_status_tells_daemons_apart(daemons: DaemonDirectory, capsys: pytest.CaptureFixture[str]):
+    serve = arguments(daemons, "serve", "--background", "--set", "engine=simulator", "--set", "simulator.blockSize=32")
+    assert cli.main(serve) == cli.OK
+    capsys.readouterr()
+    assert cli.main(arguments(daemons, "status")) == cli.OK
+    assert capsys.readouterr().out.rstrip().endswith("none yet  simulator.blockSize=32")
+    assert cli.main(arguments(daemons, "status", "--json")) == cli.OK
+    (status,) = json.loads(capsys.readouterr().out)
+    assert (status["engine"], status["settings"]) == ("simulator", {"simulator.blockSize": "32"})
+    assert status["stopping"] is False
+
+
+def test_daemon_that_is_shutting_down_is_shown_as_such(daemons: DaemonDirectory, capsys: pytest.CaptureFixture[str]):
+    files = lifecycle.ensure_daemon(daemons.settings())
+    pid = daemons.status(daemons.settings()).pid
+    files.alive_lock.write_text(f"{pid} stopping")  # what it writes itself, for too short a time to be seen here
+    assert cli.main(arguments(daemons, "status")) == cli.OK
+    assert "is shutting down" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_idle_timeout_given_by_hand_counts(daemons: DaemonDirectory, monkeypatch: pytest.MonkeyPatch, background: bool):
+    seen = []
+    monkeypatch.setattr(lifecycle, "ensure_daemon", lambda *a, **options: seen.append(options["stays"]))
+    monkeypatch.setattr(daemon, "serve", lambda *a, **options: seen.append(options["stays"]))
+    monkeypatch.setattr(daemon, "configure_logging", lambda: None)
+    monkeypatch.setattr(cli, "_wait_for_engines", lambda *a: cli.OK)
+    monkeypatch.setattr(os, "_exit", lambda status: None)
+    for more in ([], ["--set", "executor.idleTimeout=10min"], ["--set", "executor_idle_timeout=2s"]):
+        with contextlib.suppress(TypeError):  # the foreground ends in os._exit
+            cli.main(arguments(daemons, "serve", *(["--background"] if background else []), *more))
+    assert seen == [True, False, False]
+
+
+def test_daemon_by_hand_leaves_after_the_idle_timeout_it_was_given(daemons: DaemonDirectory):
+    serve = arguments(daemons, "serve", "--background", "--set", "engine=simulator")
+    assert cli.main([*serve, "--set", "executor.idleTimeout=1s"]) == cli.OK
+    files = lifecycle.DaemonFiles.of(daemons.settings())
+    until(lambda: not lifecycle.is_alive(files), "the end")
+    assert cli.main(serve) == cli.OK
+    assert daemons.status(daemons.settings()).by_hand
+
+
+def test_version(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["--version"])
+    assert end.value.code == cli.OK
+    said = capsys.readouterr().out
+    assert said.startswith("spark-helium ")
+    assert f"({sys.executable}), vLLM " in said
 
 
 @pytest.mark.parametrize("text", ["engine", "engin=vllm", "engine=magic", "cache.memory=-1"])

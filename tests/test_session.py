@@ -162,6 +162,7 @@ def test_a_jvm_that_takes_no_jar(monkeypatch: pytest.MonkeyPatch) -> None:
 PROLOGUE = """
 import spark_helium
 from pyspark.sql import SparkSession
+from spark_helium.errors import ConfigurationError
 
 def builder():
     return SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false")
@@ -208,7 +209,7 @@ def test_after_a_session_without_it(tmp_path: Path) -> None:
         plain = builder().getOrCreate()
         try:
             check()
-        except spark_helium.ConfigurationError as e:
+        except ConfigurationError as e:
             print("REFUSED", e)
         plain.stop()
         check()

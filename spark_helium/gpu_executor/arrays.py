@@ -54,23 +54,24 @@ class FlawedColumn(list[Any]):
         self.reasons = reasons
 
 
-def column_values(array: pa.Array) -> list[Any]:
+def column_values(array: pa.Array) -> Sequence[Any]:
     """Python values of a column; a :class:`FlawedColumn` if a cell is not valid UTF-8, which Spark does not check."""
     try:
-        return array.to_pylist()
+        values: list[Any] = array.to_pylist()
+        return values
     except UnicodeDecodeError:
         pass
-    values, reasons = [], {}
+    cells, reasons = [], {}
     for row, cell in enumerate(array):
         try:
-            values.append(cell.as_py())
+            cells.append(cell.as_py())
         except UnicodeDecodeError as e:
-            values.append(lenient_value(cell))
+            cells.append(lenient_value(cell))
             reasons[row] = (
                 f"the argument is not valid UTF-8 (byte 0x{e.object[e.start]:02X} at position {e.start}); clean it "
                 "first, for example with make_valid_utf8(column)"
             )
-    return FlawedColumn(values, reasons)
+    return FlawedColumn(cells, reasons)
 
 
 def lenient_value(cell: pa.Scalar) -> Any:

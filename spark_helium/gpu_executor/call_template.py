@@ -81,9 +81,10 @@ class CallTemplate:
     def last_message(self, inputs: Sequence[Any], answers: Sequence[Any]) -> str:
         """Text of the last message for one row, whose values are given by position: what a user calls the prompt."""
         if self.call.conversation is not None:
-            # The whole of it: what is wrong may be a role, and the last message may have no content.
             messages = inputs[self.call.conversation.index] or ()
-            return "\n".join(map(_shown, messages)) or "(a conversation without messages)"
+            content = str((messages[-1] or {}).get("content") or "") if messages else ""
+            # Without a last content, the whole: an empty prompt would not say which row failed.
+            return content or "\n".join(map(_shown, messages)) or "(a conversation without messages)"
         if not self._parts:
             return ""
         return "".join(

@@ -27,7 +27,7 @@ import pyarrow as pa
 from pyarrow import flight
 
 from spark_helium.call_graph import CallGraph
-from spark_helium.conf import Settings, registry
+from spark_helium.conf import Settings
 from spark_helium.errors import DaemonStartError, HeliumError
 from spark_helium.gpu_executor import engines
 from spark_helium.gpu_executor.arrays import column_values, flag_array, int64_array, text_array
@@ -63,13 +63,6 @@ def answers_to_batch(answers: Answers, schema: pa.Schema) -> pa.RecordBatch:
     return pa.record_batch(arrays, schema=schema)
 
 
-def _idle_timeout(settings: Settings, by_hand: bool) -> float:
-    """Seconds; a daemon that somebody started by hand stays, unless they asked otherwise."""
-    setting = registry()["spark.helium.executor.idleTimeout"]
-    value: int = settings["executor.idleTimeout"]
-    return math.inf if by_hand and value == setting.parse(setting.default) else value / 1000
-
-
 class Daemon:
     """What the server and the main thread share: streams that are open, owners, reasons to exit.
 
@@ -78,6 +71,7 @@ class Daemon:
     settings: the configuration; its engine-related part is the daemon's identity.
     files: where the socket and the log are.
     by_hand: whether a person started it, who then also ends it.
+    stays: whether it stays when idle, whatever ``executor.idleTimeout`` says.
     create: makes a model's engine; given by tests only.
     """
 
@@ -87,13 +81,14 @@ class Daemon:
         files: DaemonFiles,
         *,
         by_hand: bool = False,
+        stays: bool = False,
         create: Callable[[str], Engine] | None = None,
     ) -> None:
         self._settings = settings
         self._files = files
         self._by_hand = by_hand
         self._started = self._active = time.monotonic()
-        self._idle_timeout = _idle_timeout(settings, by_hand)
+        self._idle_timeout = math.inf if stays else settings["executor.idleTimeout"] / 1000
         self._owners: set[Owner] = set()
         self._streams = 0
         self._closing = False
@@ -281,6 +276,7 @@ def serve(
     files: DaemonFiles,
     *,
     by_hand: bool = False,
+    stays: bool = False,
     models: Sequence[str] = (),
     on_ready: Callable[[], None] = lambda: None,
     create: Callable[[str], Engine] | None = None,
@@ -295,7 +291,7 @@ def serve(
     alive = AliveLock(files)
     if not alive.acquire():
         raise DaemonStartError(f"another daemon of this configuration is alive; its socket is {files.socket}")
-    daemon = Daemon(settings, files, by_hand=by_hand, create=create)
+    daemon = Daemon(settings, files, by_hand=by_hand, stays=stays, create=create)
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         daemon.request_stop()
@@ -311,13 +307,14 @@ def serve(
     try:
         reason = daemon.wait()
         log.info("exiting: %s", reason)
+        alive.mark_stopping()
         daemon.dispatcher.stop(f"the node's daemon exited: {reason}")
     finally:
         # Waits for open streams, whose clients got the reason just now. One that does not listen must not hold us.
         closing = threading.Thread(target=server.shutdown, daemon=True)
         closing.start()
         closing.join(SHUTDOWN_SECONDS)
-        files.socket.unlink(missing_ok=True)
+        alive.remove_files()
         for number, handler in previous.items():
             signal.signal(number, handler)
 
@@ -349,6 +346,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--directory", type=Path, required=True)
     parser.add_argument("--identity", required=True)
     parser.add_argument("--by-hand", action="store_true")
+    parser.add_argument("--stays", action="store_true")
     parser.add_argument("--model", action="append", default=[])
     options = parser.parse_args(arguments)
     configure_logging()
@@ -356,7 +354,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = Settings(json.loads(files.settings.read_text()))
     guard_children()
     try:
-        serve(settings, files, by_hand=options.by_hand, models=options.model)
+        serve(settings, files, by_hand=options.by_hand, stays=options.stays, models=options.model)
     except HeliumError as e:
         log.critical("%s", e)
         sys.exit(1)

@@ -6,10 +6,11 @@ enter, named by the configuration's identity::
     ID.sock    where it listens
     ID.start   locked by whoever is starting it (flock: threads exclude each other too)
     ID.alive   locked by the daemon as long as it lives (a record lock: forked children do not inherit it);
-               holds its process id, which means nothing unless the lock is held
+               holds its process id, which means nothing unless the lock is held, and "stopping" on its way out
     ID.json    what it was started with
     ID.log     what it said
 
+A daemon that ends in order leaves only its log; what else is left is pruned a week later, when another starts.
 A file lock, unlike a process id in a file, cannot be left behind by a process that was killed.
 """
 
@@ -44,6 +45,8 @@ IDENTITY_PREFIXES = ("vllm.", "simulator.")
 
 MAX_SOCKET_PATH = 100  # sun_path has 108 bytes on Linux and 104 on macOS
 LOG_LIMIT = 8 << 20
+KEEP_SECONDS = 7 * 86400  # how long the files of a dead daemon stay
+_FILE = re.compile(r"([0-9a-f]{16})\.(?:sock|start|alive|json|log|log\.1|\d+\.tmp)")
 
 # What Spark sets for its Python workers and must not reach the engine: secrets, and the limit of one thread.
 _WORKER_VARIABLES = ("OMP_NUM_THREADS", "PYTHON_WORKER_FACTORY_SECRET", "PYTHON_WORKER_FACTORY_SOCK_DIR")
@@ -64,6 +67,8 @@ def identity(settings: Settings) -> str:
     relevant = {
         key: settings[key] for key in sorted(settings) if key in IDENTITY_SETTINGS or key.startswith(IDENTITY_PREFIXES)
     }
+    if relevant["modelDirectory"]:
+        relevant["modelDirectory"] = str(_absolute("modelDirectory", relevant["modelDirectory"]))
     # A Python without vLLM must not meet the daemon of one that has it, nor the other way round.
     python = _python_identity(daemon_python(settings))
     text = json.dumps([PROTOCOL_VERSION, package_version(), python, relevant], sort_keys=True)
@@ -79,7 +84,7 @@ def daemon_python(settings: Settings) -> str:
 def _python_identity(python: str) -> list[str]:
     """The same for all names of one Python (``python``, ``python3``), but not for two environments of one."""
     path = shutil.which(python) or python
-    return [os.path.realpath(os.path.dirname(path)), os.path.realpath(path)]
+    return [os.path.realpath(Path(path).parent), os.path.realpath(path)]
 
 
 def _absolute(name: str, given: str) -> Path:
@@ -208,15 +213,39 @@ def process_of(files: DaemonFiles) -> int | None:
     """The process id of the daemon, if one is alive."""
     if not is_alive(files):
         return None
-    text = files.alive_lock.read_text()
-    return int(text) if text else None
+    words = _alive_words(files)
+    return int(words[0]) if words else None
+
+
+def is_stopping(files: DaemonFiles) -> bool:
+    """Whether the daemon is on its way out."""
+    return _alive_words(files)[1:] == ["stopping"]
+
+
+def _alive_words(files: DaemonFiles) -> list[str]:
+    try:
+        return files.alive_lock.read_text().split()
+    except FileNotFoundError:
+        return []
+
+
+def _is_same_file(fd: int, path: Path) -> bool:
+    """Whether the path still leads to the open file: a lock on a file that was removed excludes nobody."""
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 class AliveLock:
     """Held by a daemon from before its socket exists until after it is gone."""
 
     def __init__(self, files: DaemonFiles) -> None:
-        self._fd = os.open(files.alive_lock, os.O_RDWR | os.O_CREAT, 0o600)
+        self._files = files
+        self._fd = self._open()
+
+    def _open(self) -> int:
+        return os.open(self._files.alive_lock, os.O_RDWR | os.O_CREAT, 0o600)
 
     def acquire(self, timeout: float = 10.0) -> bool:
         """Take the lock; a probe of :func:`is_alive` may hold it for a moment."""
@@ -229,9 +258,31 @@ class AliveLock:
                     return False
                 time.sleep(0.05)
             else:
-                os.ftruncate(self._fd, 0)
-                os.pwrite(self._fd, str(os.getpid()).encode(), 0)  # for whoever must end a daemon that hangs
+                if not _is_same_file(self._fd, self._files.alive_lock):  # its last holder removed it
+                    os.close(self._fd)
+                    self._fd = self._open()
+                    continue
+                self._write(str(os.getpid()))  # for whoever must end a daemon that hangs
                 return True
+
+    def mark_stopping(self) -> None:
+        """Say that the daemon is on its way out."""
+        self._write(f"{os.getpid()} stopping")
+
+    def remove_files(self) -> None:
+        """Remove all files of the daemon but its log; the last thing that a daemon does. The lock goes with them."""
+        files = self._files
+        files.socket.unlink(missing_ok=True)
+        files.settings.unlink(missing_ok=True)
+        with _unless_starting(files) as free:
+            if free:
+                files.start_lock.unlink(missing_ok=True)
+        # Last: from here on another daemon may start and make them anew.
+        files.alive_lock.unlink(missing_ok=True)
+
+    def _write(self, text: str) -> None:
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, text.encode(), 0)
 
 
 @contextlib.contextmanager
@@ -249,8 +300,11 @@ def starting(files: DaemonFiles, timeout: float) -> Iterator[None]:
         while True:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
+                if _is_same_file(fd, files.start_lock):
+                    break
+                os.close(fd)
+                fd = os.open(files.start_lock, os.O_RDWR | os.O_CREAT, 0o600)
+            except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise DaemonStartError(
                         f"another process has been starting the node's daemon for {timeout:.0f} s "
@@ -263,8 +317,45 @@ def starting(files: DaemonFiles, timeout: float) -> Iterator[None]:
         os.close(fd)
 
 
-def ensure_daemon(settings: Settings, *, by_hand: bool = False, models: tuple[str, ...] = ()) -> DaemonFiles:
+@contextlib.contextmanager
+def _unless_starting(files: DaemonFiles) -> Iterator[bool]:
+    """Whether nobody is starting the daemon; nobody begins to meanwhile."""
+    fd = os.open(files.start_lock, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = _is_same_file(fd, files.start_lock)
+        except BlockingIOError:
+            free = False
+        yield free
+    finally:
+        os.close(fd)
+
+
+def prune(directory: Path) -> None:
+    """Remove what daemons left that have been dead for a week: killed ones leave everything, others their log."""
+    found: dict[str, list[Path]] = {}
+    for path in directory.iterdir():
+        if (match := _FILE.fullmatch(path.name)) is not None:
+            found.setdefault(match.group(1), []).append(path)
+    for name, paths in found.items():
+        files = DaemonFiles(directory, name)
+        with contextlib.suppress(OSError):  # somebody else may prune, too
+            newest = max(path.lstat().st_mtime for path in paths)
+            if time.time() - newest < KEEP_SECONDS or is_alive(files):
+                continue
+            with _unless_starting(files) as free:
+                if free and not is_alive(files):
+                    for path in [*paths, files.start_lock]:
+                        path.unlink(missing_ok=True)
+
+
+def ensure_daemon(
+    settings: Settings, *, by_hand: bool = False, stays: bool = False, models: tuple[str, ...] = ()
+) -> DaemonFiles:
     """The files of a daemon that serves; starts one if there is none. Of many callers at once, one starts it.
+
+    ``by_hand``, ``stays``: see :class:`~spark_helium.gpu_executor.daemon.Daemon`.
 
     Raises
     ------
@@ -281,30 +372,33 @@ def ensure_daemon(settings: Settings, *, by_hand: bool = False, models: tuple[st
     with starting(files, timeout):
         while not ping(files):
             if not is_alive(files):
-                _spawn(settings, files, deadline, by_hand, models)
+                _spawn(settings, files, deadline, by_hand, stays, models)
                 return files
             # It is on its way up, or on its way out.
             if time.monotonic() > deadline:
                 raise DaemonStartError(
                     f"the node's daemon exists but did not answer for {timeout:.0f} s "
                     f"(spark.helium.executor.startTimeout); look at {files.log}, then end it with `spark-helium stop`, "
-                    f"or with `spark-helium stop --kill`, and run the query again. Its last words:\n{last_words(read_from(files.log, 0))}"
+                    f"or with `spark-helium stop --kill`, and run the query again. Its "
+                    f"last words:\n{last_words(read_from(files.log, 0))}"
                 )
             time.sleep(0.05)
     return files
 
 
 def _spawn(
-    settings: Settings, files: DaemonFiles, deadline: float, by_hand: bool, models: tuple[str, ...] = ()
+    settings: Settings, files: DaemonFiles, deadline: float, by_hand: bool, stays: bool, models: tuple[str, ...]
 ) -> None:
     from spark_helium.gpu_executor.client import ping
 
     _children[:] = [child for child in _children if child.poll() is None]
+    prune(files.directory)
     write_settings(settings, files)
     python = daemon_python(settings)
     command = [python, "-m", "spark_helium.gpu_executor.daemon", "--directory", str(files.directory)]
     command += ["--identity", files.identity]
     command += ["--by-hand"] if by_hand else []
+    command += ["--stays"] if stays else []
     command += [argument for model in models for argument in ("--model", model)]
     if size_of(files.log) > LOG_LIMIT:
         files.log.replace(files.log.with_suffix(".log.1"))
@@ -352,7 +446,12 @@ def _did_not_start(how: str, python: str, files: DaemonFiles, offset: int) -> st
 def write_settings(settings: Settings, files: DaemonFiles) -> None:
     """Leave the settings for the daemon's process to read."""
     temporary = files.settings.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(settings.to_text(), indent=1))
+    # With the Python that runs it, because that is part of what the daemon is; paths absolute, as its directory is /.
+    text = settings.to_text() | {full_key("executor.python"): daemon_python(settings)}
+    for name in ("executor.directory", "modelDirectory"):
+        if settings[name]:
+            text[full_key(name)] = str(_absolute(name, settings[name]))
+    temporary.write_text(json.dumps(text, indent=1))
     temporary.replace(files.settings)
 
 
@@ -406,6 +505,14 @@ def owner_lives(owner: Owner) -> bool:
         return False
     except psutil.Error:
         return True
+
+
+def read_settings(files: DaemonFiles) -> Settings | None:
+    """What the daemon was started with; None if that is not known."""
+    try:
+        return Settings(json.loads(files.settings.read_text()))
+    except (OSError, ValueError):  # gone meanwhile, or of another version of this package
+        return None
 
 
 def known_daemons(directory: Path) -> list[DaemonFiles]:

@@ -8,9 +8,36 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spark_helium.gpu_executor.arrays import flag_array, int64_array, int64_values, text_array
+from spark_helium.gpu_executor.arrays import (
+    FlawedColumn,
+    column_values,
+    flag_array,
+    int64_array,
+    int64_values,
+    lenient_value,
+    text_array,
+)
 
 ROOT = Path(__file__).parents[2]
+
+
+def test_cells_that_are_not_utf8():
+    good = pa.array(["a", None])
+    assert column_values(good) == ["a", None]
+    assert not isinstance(column_values(good), FlawedColumn)
+    bad = pa.array([b"a", b"b\xffc", None], pa.binary()).view(pa.string())
+    values = column_values(bad)
+    assert isinstance(values, FlawedColumn)
+    assert values == ["a", "b\ufffdc", None]
+    assert list(values.reasons) == [1]
+    assert "0xFF at position 1" in values.reasons[1]
+    assert "make_valid_utf8" in values.reasons[1]
+    messages = pa.ListArray.from_arrays([0, 1, 3], pa.StructArray.from_arrays([bad], ["content"]))
+    nested = column_values(messages)
+    assert isinstance(nested, FlawedColumn)
+    assert list(nested.reasons) == [1]
+    assert nested == [lenient_value(cell) for cell in messages]
+    assert nested[1] == [{"content": "b\ufffdc"}, {"content": None}]
 
 
 @given(st.lists(st.none() | st.text(), max_size=40))

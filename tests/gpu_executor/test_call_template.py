@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from spark_helium.call_graph import Call, CallRef, InputRef, Message, Sampling
+from spark_helium.gpu_executor.arrays import FlawedColumn
 from spark_helium.gpu_executor.call_template import CallTemplate, shorten
-from spark_helium.gpu_executor.engines.base import RenderedMessage, pack_tokens
+from spark_helium.gpu_executor.engines.base import RenderedMessage, RenderError, pack_tokens
 
 
 class Recorder:
@@ -59,7 +60,38 @@ def test_last_message():
     assert template.last_message(["-", "v"], ["A"]) == "q: v / Av"
     conversation = CallTemplate(Call(0, "m", (), Sampling(8), conversation=InputRef(0)))
     assert conversation.last_message([[{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]], []) == "b"
-    assert conversation.last_message([[]], []) == ""
+    assert conversation.last_message([[]], []) == "(a conversation without messages)"
+    assert conversation.last_message(
+        [[{"role": "user", "content": "a"}, {"role": "narrator", "content": None}]], []
+    ) == ("user: a\nnarrator: NULL")
+
+
+@pytest.mark.parametrize("role", ["narrator", "User", "", "tool"])
+def test_roles_of_a_column_are_those_of_a_literal(role):
+    recorder = Recorder()
+    template = CallTemplate(Call(0, "m", (), Sampling(8), conversation=InputRef(0)))
+    good = [{"role": role, "content": "x"} for role in ("system", "user", "assistant")]
+    rendered = template.render(recorder, [[good, [*good, {"role": role, "content": "y"}]]], [], [0, 1])
+    assert isinstance(rendered[0], bytes)
+    assert rendered[1] == RenderError(
+        f"message 4 of the conversation has the role {role!r}; use one of 'system', 'user', 'assistant'"
+    )
+
+
+def test_flawed_cells_fail_alone():
+    recorder = Recorder()
+    template = CallTemplate(Call(0, "m", (Message("user", (InputRef(0), InputRef(1))),), Sampling(8)))
+    columns = [["a", "b", "c"], FlawedColumn(["1", "?", "3"], {1: "not text"})]
+    first, flawed, last = template.render(recorder, columns, [], [0, 1, 2])
+    assert isinstance(first, bytes)
+    assert flawed == RenderError("not text")
+    assert isinstance(last, bytes)
+    assert [messages[0][1] for messages in recorder.seen] == [
+        (("a", False), ("1", False)),
+        (("c", False), ("3", False)),
+    ]
+    assert template.render(recorder, columns, [], [1]) == [RenderError("not text")]
+    assert len(recorder.seen) == 2
 
 
 @pytest.mark.parametrize("length", [0, 1, 119, 120, 121, 122, 500])

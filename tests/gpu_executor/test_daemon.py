@@ -142,6 +142,107 @@ def test_engine_settings_make_another_daemon_and_others_do_not(daemons: DaemonDi
     assert lifecycle.identity(daemons.settings(executor_idle_timeout="600s", cache_memory="262144k")) == base
 
 
+def test_each_python_has_its_own_daemon(daemons: DaemonDirectory, tmp_path: Path):
+    base = lifecycle.identity(daemons.settings())
+    for environment in ("one", "two"):
+        (tmp_path / environment).mkdir()
+        for name in ("python", "python3"):
+            (tmp_path / environment / name).symlink_to(sys.executable)
+    identities = {
+        environment: {
+            lifecycle.identity(daemons.settings(executor_python=str(tmp_path / environment / name)))
+            for name in ("python", "python3")
+        }
+        for environment in ("one", "two")
+    }
+    assert [len(names) for names in identities.values()] == [1, 1]
+    assert len({base} | identities["one"] | identities["two"]) == 3
+    assert lifecycle.identity(daemons.settings(executor_python=sys.executable)) == base
+
+
+def test_relative_and_home_directories_mean_what_the_user_means(
+    daemons: DaemonDirectory, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(daemons.path)
+    monkeypatch.setenv("HOME", str(daemons.path))
+    for given in ("d", "~/d"):
+        settings = daemons.settings(executor_directory=given)
+        files = lifecycle.DaemonFiles.of(settings)
+        assert files.directory == daemons.path / "d"
+        with open_stream(settings) as stream:
+            stream.send(rows("a"))
+            receive(stream, 1)
+        assert [f.identity for f in lifecycle.known_daemons(daemons.path / "d")] == [files.identity]
+    assert client.stop(files)
+    lifecycle.wait_until_gone(files, 10)
+    with pytest.raises(ConfigurationError, match=r"executor\.directory = '~nobody-here/d'"):
+        lifecycle.DaemonFiles.of(daemons.settings(executor_directory="~nobody-here/d"))
+
+
+def test_relative_model_directory_is_one_daemon_per_place(daemons: DaemonDirectory, monkeypatch: pytest.MonkeyPatch):
+    settings = daemons.settings(model_directory="models")
+    monkeypatch.chdir(daemons.path)
+    here = lifecycle.identity(settings)
+    assert here == lifecycle.identity(daemons.settings(model_directory=str(daemons.path / "models")))
+    files = lifecycle.DaemonFiles.of(settings)
+    lifecycle.write_settings(settings, files)
+    read = lifecycle.read_settings(files)
+    assert read is not None
+    assert read["modelDirectory"] == str(daemons.path / "models")
+
+
+def test_cells_that_are_not_utf8_fail_their_row(daemons: DaemonDirectory):
+    settings = daemons.settings()
+    cells = pa.array([b"good", b"\xffA", None], pa.binary()).view(pa.string())
+    with open_stream(settings) as stream:
+        stream.send(pa.record_batch([cells], ["input0"]))
+        answers: list[dict[str, object]] = []
+        while len(answers) < 3:
+            assert select.select([stream], [], [], 15)[0]
+            for item in stream.receive():
+                assert isinstance(item, AnswerBatch), item
+                answers += item.batch.to_pylist()
+    good, bad, null = sorted(answers, key=lambda answer: str(answer["row"]))
+    assert good["text0"]
+    assert bad["text0"] is None
+    assert str(bad["reason0"]).startswith("the argument is not valid UTF-8 (byte 0xFF at position 0)")
+    assert (null["text0"], null["reason0"]) == (None, None)
+
+
+def test_files_of_dead_daemons_are_pruned_after_a_week(daemons: DaemonDirectory):
+    settings = daemons.settings()
+    living = lifecycle.ensure_daemon(settings)
+    before = set(daemons.path.iterdir())
+    old, new = "0" * 16, "1" * 16
+    names = ("log", "log.1", "json", "alive", "start", "sock")
+    for path in [daemons.path / f"{identity}.{name}" for identity in (old, new) for name in names]:
+        path.touch()
+    (daemons.path / "notes.log").touch()
+    long_ago = time.time() - 8 * 86400
+    for path in daemons.path.iterdir():
+        if not path.name.startswith(new):
+            os.utime(path, (long_ago, long_ago))
+    lifecycle.prune(daemons.path)
+    kept = {daemons.path / f"{new}.{name}" for name in names}
+    assert set(daemons.path.iterdir()) == before | kept | {daemons.path / "notes.log"}
+    assert client.ping(living) is not None
+
+
+def test_locks_on_removed_files_exclude_nobody(daemons: DaemonDirectory):
+    files = lifecycle.DaemonFiles.of(daemons.settings())
+    lock = lifecycle.AliveLock(files)
+    files.alive_lock.unlink()  # as the last daemon does
+    assert lock.acquire()
+    assert files.alive_lock.read_text() == str(os.getpid())
+    lock.mark_stopping()
+    assert lifecycle.is_stopping(files)
+    lock.remove_files()
+    assert list(daemons.path.iterdir()) == []
+    with lifecycle.starting(files, 1.0):
+        lock.remove_files()
+        assert files.start_lock.exists()  # somebody waits to start the next one
+
+
 def test_stale_socket_is_replaced(daemons: DaemonDirectory):
     settings = daemons.settings()
     files = lifecycle.DaemonFiles.of(settings)
@@ -162,7 +263,8 @@ def test_stop_by_signal_tells_open_streams_and_cleans_up(daemons: DaemonDirector
         assert receive_fatal(stream) == Fatal("the node's daemon exited: it was stopped")
     files = lifecycle.DaemonFiles.of(settings)
     until(lambda: not lifecycle.is_alive(files), "the end")
-    assert not files.socket.exists()
+    until(lambda: list(daemons.path.iterdir()) == [files.log], "the end of its files")
+    assert client.ping(lifecycle.ensure_daemon(settings)) is not None  # and the next one starts
 
 
 def test_idle_daemon_exits(daemons: DaemonDirectory):
@@ -233,8 +335,10 @@ def test_start_that_hangs_ends_at_the_time_out(daemons: DaemonDirectory, tmp_pat
 
 def test_directory_that_others_may_enter_is_refused(daemons: DaemonDirectory):
     daemons.path.chmod(0o755)
-    with pytest.raises(DaemonStartError, match="0755"):
+    with pytest.raises(DaemonStartError, match="0755") as error:
         open_stream(daemons.settings())
+    assert "a new directory of your own" in str(error.value)
+    assert "chmod" not in str(error.value)  # it may be /etc
     daemons.path.chmod(0o700)
     (daemons.path / "link").symlink_to(daemons.path)
     with pytest.raises(DaemonStartError, match="not a directory"):
@@ -258,7 +362,11 @@ def test_killed_daemon_leaves_no_child_and_its_streams_learn_of_it(daemons: Daem
         daemon = psutil.Process(daemons.status(settings).pid)
         (engine,) = (child for child in daemon.children() if child.name() == "sleep")
         daemon.kill()
-        assert "the node's daemon" in receive_fatal(stream).reason
+        reason = receive_fatal(stream).reason
+        assert f"the node's daemon (process {daemon.pid}) was killed or crashed" in reason
+        assert "Run the query again" in reason
+        assert str(lifecycle.DaemonFiles.of(settings).log) in reason
+        assert "rpc" not in reason.lower()
         until(lambda: not engine.is_running() or engine.status() == psutil.STATUS_ZOMBIE, "the end of the engine", 3)
     with open_stream(settings) as stream:  # and the next one starts another
         stream.send(rows(None))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from spark_helium.call_graph import Call, CallGraph, CallRef, InputRef, Message, Part, Sampling
+from spark_helium.call_graph import Call, CallGraph, CallRef, Constraint, InputRef, Message, Part, Sampling
 from spark_helium.conf import Settings
 from spark_helium.errors import EngineStartError
 from spark_helium.gpu_executor import engines
@@ -241,6 +241,27 @@ def test_prompt_that_fills_the_context_fails_without_a_call(benches):
     assert (inbox.counters.calls_requested, inbox.counters.calls_sent, inbox.counters.calls_failed) == (2, 1, 1)
 
 
+def test_choices_always_have_room(benches):
+    limits = []
+
+    class Noting(ScriptedEngine):
+        def submit(self, requests):
+            limits.extend(request.sampling.max_tokens for request in requests)
+            super().submit(requests)
+
+    short = Sampling(max_tokens=2)
+    graph = CallGraph(
+        (
+            call(0, InputRef(0), sampling=short, constraint=Constraint(choices=("no", "größer"))),
+            call(1, InputRef(0), sampling=short, constraint=Constraint(regex="a+")),
+            call(2, InputRef(0), constraint=Constraint(choices=("yes", "no"))),
+        ),
+        1,
+    )
+    benches(Noting).run(graph, ["x"])
+    assert sorted(limits) == [2, len("größer".encode()) + 1, 16]
+
+
 def test_row_that_cannot_be_rendered(benches):
     inbox = benches().run(ONE, ["x", "unrenderable"])
     assert inbox.reasons == {(1, 0): "cannot render this"}
@@ -272,6 +293,22 @@ class TestCache:
         assert bench.run(seeded, ["x", "x"]).counters.calls_sent == 1
         other_seed = CallGraph((call(0, InputRef(0), sampling=Sampling(8, temperature=0.5, seed=2)),), 1)
         assert bench.run(other_seed, ["x"]).counters.calls_sent == 1
+
+    @pytest.mark.parametrize("options", [{}, {"query": "q"}, {"query": "q", "cache": False}])
+    def test_random_answers_are_neither_joined_nor_kept(self, benches, options):
+        bench = benches(lambda m: ScriptedEngine(m, hold=lambda prompt: True))
+        graph = CallGraph((call(0, InputRef(0), sampling=Sampling(8, temperature=0.5)),), 1)
+        opened = [bench.open(graph, **options) for _ in range(2)]
+        for stream, _ in opened:
+            bench.dispatcher.feed(stream, [["x", "x"]], 2)
+        until(lambda: len(bench.engine().submitted) == 4)  # equal calls in flight, within a stream and across two
+        bench.engine().release("user:x")
+        for _, inbox in opened:
+            assert inbox.wait(2).counters.calls_sent == 2
+        assert bench.run(graph, ["x"], **options).counters.calls_sent == 1  # and once they are done
+        assert bench.dispatcher.status().cache_entries == 0
+        for stream, _ in opened:
+            bench.dispatcher.close(stream)
 
     def test_keeps_models_apart(self, benches):
         bench = benches()

@@ -164,6 +164,7 @@ def test_a_failed_conversion_leaves_nothing_and_tells_the_reason(sandbox: Sandbo
 def test_a_local_checkpoint_is_used_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "config.json").write_text("{}")
+    (tmp_path / "mine" / "model.safetensors").touch()
     assert models.resolve(str(tmp_path / "mine"), Settings()) == str(tmp_path / "mine")
     monkeypatch.chdir(tmp_path)
     assert models.resolve("mine", Settings()) == str(tmp_path / "mine")
@@ -190,6 +191,15 @@ def test_an_unknown_name_is_an_error(name: str, reason: str) -> None:
 def test_a_directory_without_config_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError, match=r"without config\.json"):
         models.resolve(str(tmp_path), Settings())
+
+
+def test_a_directory_without_weights_is_an_error_unless_told_how_to_load(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ModelNotFoundError, match=r"without weights: .*\.safetensors"):
+        models.resolve(str(tmp_path), Settings())
+    dummy = Settings({"vllm.extraArgs": '{"load_format": "dummy"}'})
+    assert models.resolve(str(tmp_path), dummy) == str(tmp_path)
 
 
 def test_a_missing_weights_package_is_named() -> None:

@@ -201,6 +201,52 @@ def test_answer_cut_off_before_its_json_is_complete(daemons: DaemonDirectory):
         assert result.usage["calls_failed"] == 1
 
 
+def test_regex_answer_that_is_cut_off_is_no_answer(daemons: DaemonDirectory):
+    def run(regex: str, fail: bool) -> Result:
+        one = call(0, InputRef(0), constraint=Constraint(regex=regex), sampling=Sampling(1), fail_on_error=fail)
+        return Result(load(daemons, CallGraph((one,), 1))([texts("x", None, "y")]))
+
+    ((position, failure),) = run("(abcdef|abcxyz)", True).failures
+    assert (position, failure["reason"]) == (0, "the answer was cut off at max_tokens = 1; raise max_tokens")
+    reported_ = run("(abcdef|abcxyz)", False)
+    assert [cell and cell["response"] for cell in reported_.column("c0")] == [None, None, None]
+    assert reported_.rows[2]["c0"]["errorMessage"] == failure["reason"]
+    assert reported_.usage["calls_failed"] == 2
+    assert [text and len(text) for text in run("a{40}|a*", True).column("c0")] == [4, None, 4]  # cut, and yet a match
+
+
+def test_choices_are_never_cut_off(daemons: DaemonDirectory):
+    choices = ("extraordinarily positive", "extraordinarily negative")
+    one = call(0, InputRef(0), constraint=Constraint(choices=choices), sampling=Sampling(2))
+    result = Result(load(daemons, CallGraph((one,), 1))([texts(*map(str, range(20)))]))
+    assert result.failures == []
+    assert set(result.column("c0")) == set(choices)
+
+
+def test_choice_cut_off_by_the_context_is_an_error(daemons: DaemonDirectory):
+    one = call(0, InputRef(0), constraint=Constraint(choices=("extraordinarily positive",)), sampling=Sampling(2))
+    result = Result(load(daemons, CallGraph((one,), 1), simulator_max_model_len="16")([texts("x" * 24)]))
+    ((_, failure),) = result.failures
+    assert "the answer was cut off" in failure["reason"]
+
+
+def test_cell_that_is_not_utf8_fails_its_row(daemons: DaemonDirectory):
+    cells = pa.array([b"good", b"\xffA"], pa.binary()).view(pa.string())
+    result = Result(load(daemons, ONE)([cells]))
+    ((position, failure),) = result.failures
+    assert (position, failure["function"], failure["prompt"]) == (1, "llm", "ask \ufffdA")
+    assert failure["reason"].startswith("the argument is not valid UTF-8 (byte 0xFF at position 0); clean it first")
+
+
+def test_role_of_a_conversation_that_is_no_role(daemons: DaemonDirectory):
+    message = pa.struct([("role", pa.string()), ("content", pa.string())])
+    graph = CallGraph((Call(0, "m", (), Sampling(8), conversation=InputRef(0)),), 1)
+    values = pa.array([[{"role": "narrator", "content": ""}]], pa.list_(message))
+    ((_, failure),) = Result(load(daemons, graph)([values])).failures
+    assert "the role 'narrator'" in failure["reason"]
+    assert failure["prompt"] == "narrator: "
+
+
 def test_prompt_that_is_too_long(daemons: DaemonDirectory):
     function = load(daemons, ONE, simulator_max_model_len="64")
     result = Result(function([texts("short", "x" * 1000)]))

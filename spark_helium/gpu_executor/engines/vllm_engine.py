@@ -65,6 +65,7 @@ _CPU_BLOCK_SIZE = 32  # vLLM's 128 on a CPU would share no prefix shorter than t
 _CPU_MAX_NUM_SEQS = 64
 _SHUTDOWN_SECONDS = 30.0
 _MAX_PLANS = 1024
+_STRUCTURED_OUTPUTS = "xgrammar"
 # One engine of this process starts at a time: starting borrows the output streams and the environment.
 _starting = threading.Lock()
 _MOST_SAID = 600
@@ -248,7 +249,7 @@ class VllmEngine(Engine):
                 priority=request.priority,
             ):
                 final = output
-            result = _to_result(request.id, prompt_tokens, final)
+            result = _to_result(request, prompt_tokens, final)
         except api.dead_error:
             if self._death is None:
                 self._death = self._last_words()
@@ -259,7 +260,7 @@ class VllmEngine(Engine):
             reason = f"vLLM failed at this call: {type(cause).__name__}: {_one_line(cause)}"
             result = EngineResult(request.id, prompt_tokens=prompt_tokens, error=reason, retryable=True)
         except Exception as e:  # vLLM's own validation errors, and what its grammar compilers raise
-            reason = f"vLLM refuses this call: {_one_line(e)}"
+            reason = f"vLLM refuses this call: {_one_line(e)}{_constraint_hint(request.constraint)}"
             result = EngineResult(request.id, prompt_tokens=prompt_tokens, error=reason)
         finally:
             self._tasks.pop(request.id, None)
@@ -454,6 +455,9 @@ def engine_arguments(path: str, settings: Settings, *, on_cpu: bool) -> dict[str
         "scheduling_policy": "priority",
         "enable_prefix_caching": True,
         "disable_log_stats": True,
+        # Left to itself, vLLM takes a backend by the first constraint that comes, checks later ones against others
+        # too, and then drops their calls without a reason. With one backend it refuses them with the reason.
+        "structured_outputs_config": {"backend": _STRUCTURED_OUTPUTS},
         "max_model_len": given["maxModelLen"] or _DEFAULT_MAX_MODEL_LEN,
         "block_size": given["blockSize"] or (_CPU_BLOCK_SIZE if on_cpu else None),
         "max_num_seqs": given["maxNumSeqs"] or (_CPU_MAX_NUM_SEQS if on_cpu else None),
@@ -512,12 +516,36 @@ def _fingerprint(path: str, config: Any, version: str) -> str:
     return f"vllm-{version}-{str(config.model_config.dtype).removeprefix('torch.')}-{files}"
 
 
-def _to_result(request_id: RequestId, prompt_tokens: int, output: Any) -> EngineResult:
+def _constraint_hint(constraint: Constraint | None) -> str:
+    if constraint is None:
+        return ""
+    if constraint.regex is not None:
+        what = f"regex = {_shortened(constraint.regex)}: write it without what vLLM does not know"
+    elif constraint.json_schema is not None:
+        what = f"response_schema = {_shortened(constraint.json_schema)}: simplify it"
+    else:
+        what = f"choices = {_shortened(str(constraint.choices))}: give others"
+    return (
+        f". The call has {what}, or choose another of vLLM's structured-output backends, such as guidance: "
+        'spark.helium.vllm.extraArgs = {"structured_outputs_config": {"backend": "guidance"}}'
+    )
+
+
+def _shortened(text: str) -> str:
+    return repr(text if len(text) <= 80 else text[:77] + "...")
+
+
+def _to_result(request: EngineRequest, prompt_tokens: int, output: Any) -> EngineResult:
+    request_id = request.id
     if output is None or not output.outputs:
         return EngineResult(request_id, prompt_tokens=prompt_tokens, error="vLLM gave no answer", retryable=True)
     answer = output.outputs[0]
     if answer.finish_reason in ("abort", "error"):
         reason = f"vLLM ended this call early ({answer.finish_reason})"
+        if answer.finish_reason == "error" and request.constraint is not None:
+            # vLLM leaves the reason to its log: mostly its grammar compiler's, so that trying again does not help.
+            reason += f"; the daemon's log says why{_constraint_hint(request.constraint)}"
+            return EngineResult(request_id, prompt_tokens=prompt_tokens, error=reason)
         return EngineResult(request_id, prompt_tokens=prompt_tokens, error=reason, retryable=True)
     return EngineResult(
         id=request_id,

@@ -39,6 +39,7 @@ def test_arguments_on_a_cpu() -> None:
         "scheduling_policy": "priority",
         "enable_prefix_caching": True,
         "disable_log_stats": True,
+        "structured_outputs_config": {"backend": "xgrammar"},
         "max_model_len": 4096,
         "block_size": 32,
         "max_num_seqs": 64,
@@ -54,6 +55,7 @@ def test_arguments_on_a_gpu_are_vllms_own() -> None:
         "scheduling_policy": "priority",
         "enable_prefix_caching": True,
         "disable_log_stats": True,
+        "structured_outputs_config": {"backend": "xgrammar"},
         "max_model_len": 4096,
         "dtype": "auto",
         "gpu_memory_utilization": 0.9,
@@ -166,6 +168,15 @@ def test_a_missing_vllm_is_named_with_its_command(monkeypatch: pytest.MonkeyPatc
         create("smollm2-135m", Settings())
 
 
+def test_a_call_that_vllm_drops_points_to_its_constraint() -> None:
+    output = SimpleNamespace(outputs=[SimpleNamespace(finish_reason="error")])
+    dropped = vllm_engine._to_result(EngineRequest(1, b"", SHORT, Constraint(regex="a(?=b)")), 1, output)
+    assert not dropped.retryable
+    assert "regex = 'a(?=b)'" in (dropped.error or "")
+    assert "daemon's log" in (dropped.error or "")
+    assert vllm_engine._to_result(EngineRequest(1, b"", SHORT), 1, output).retryable
+
+
 # -- with the real engine -----------------------------------------------------------------------------------
 
 REVIEWS = [
@@ -272,12 +283,32 @@ def test_a_call_that_cannot_run_fails_alone(engine: VllmEngine) -> None:
         302: EngineRequest(302, tokens, SHORT, Constraint(json_schema="{nope")),
         303: EngineRequest(303, tokens, SHORT, Constraint(json_schema='{"type": "objekt"}')),
         304: EngineRequest(304, tokens, SHORT, Constraint(choices=())),
+        307: EngineRequest(307, tokens, SHORT, Constraint(regex=r"\p{L}+")),  # another backend knows it, ours does not
         305: EngineRequest(305, tokens, Sampling(max_tokens=16, temperature=-1.0)),
     }
     results = run(engine, [*bad.values(), EngineRequest(306, tokens, SHORT)])
     assert {i for i, result in results.items() if result.error is None} == {306}
     assert "spark.helium.vllm.maxModelLen" in (results[300].error or "")
+    assert "not supported" in (results[307].error or "")
+    assert '{"backend": "guidance"}' in (results[307].error or "")
     assert all("\n" not in (result.error or "") and not result.retryable for result in results.values())
+
+
+@pytest.mark.engine
+def test_a_refused_constraint_does_not_depend_on_what_came_before(engine: VllmEngine) -> None:
+    [tokens] = tokens_of(engine, ["hi"])
+    for first in (320, 330):
+        results = run(
+            engine,
+            [
+                EngineRequest(first, tokens, SHORT, Constraint(regex="(?i)yes|no")),
+                EngineRequest(first + 1, tokens, SHORT, LABELS),
+                EngineRequest(first + 2, tokens, SHORT, Constraint(regex="(yes|no)")),
+            ],
+        )
+        assert "not supported" in (results[first].error or "")
+        assert results[first + 1].text in (LABELS.choices or ())
+        assert results[first + 2].text in ("yes", "no")
 
 
 @pytest.mark.engine
