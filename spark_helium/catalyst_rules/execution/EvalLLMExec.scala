@@ -43,6 +43,11 @@ case class EvalLLMExec(calls: Seq[LLMCall], answers: Seq[Attribute], child: Spar
 
   override def outputOrdering: Seq[SortOrder] = child.outputOrdering
 
+  override protected def doCanonicalize(): SparkPlan = {
+    val (canonicalCalls, canonicalAnswers) = EvalLLM.canonicalized(calls, answers, child.output)
+    EvalLLMExec(canonicalCalls, canonicalAnswers, child.canonicalized)
+  }
+
   override def additionalMetrics: Map[String, SQLMetric] = EvalLLMExec.metrics(this)
 
   override def simpleString(maxFields: Int): String = s"EvalLLM [${EvalLLM.describe(calls, answers)}]"

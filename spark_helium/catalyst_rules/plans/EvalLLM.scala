@@ -1,6 +1,7 @@
 package org.apache.spark.sql.helium.plans
 
-import org.apache.spark.sql.catalyst.expressions.{Attribute, AttributeReference, AttributeSet}
+import org.apache.spark.sql.catalyst.expressions._
+import org.apache.spark.sql.catalyst.plans.QueryPlan
 import org.apache.spark.sql.catalyst.plans.logical.{LogicalPlan, UnaryNode}
 import org.apache.spark.sql.helium.expressions.LLMCall
 
@@ -28,6 +29,12 @@ case class EvalLLM(calls: Seq[LLMCall], answers: Seq[Attribute], child: LogicalP
 
   override def maxRowsPerPartition: Option[Long] = child.maxRowsPerPartition
 
+  // Spark numbers what comes from below; a call that reads an answer of this node needs more.
+  override protected def doCanonicalize(): LogicalPlan = {
+    val (canonicalCalls, canonicalAnswers) = EvalLLM.canonicalized(calls, answers, child.output)
+    EvalLLM(canonicalCalls, canonicalAnswers, child.canonicalized)
+  }
+
   override def simpleString(maxFields: Int): String =
     s"EvalLLM [${EvalLLM.describe(calls, answers)}]"
 
@@ -40,6 +47,16 @@ object EvalLLM {
   /** A fresh attribute for the answer of a call. */
   def answerOf(call: LLMCall): Attribute =
     AttributeReference(call.function, call.dataType, call.nullable)()
+
+  /** Calls and answers with ids that say only where a value comes from. */
+  def canonicalized(
+      calls: Seq[LLMCall],
+      answers: Seq[Attribute],
+      input: Seq[Attribute]): (Seq[LLMCall], Seq[Attribute]) = {
+    val all: AttributeSeq = input ++ answers
+    def positioned[E <: Expression](e: E): E = QueryPlan.normalizeExpressions(e, all)
+    (calls.map(c => positioned(c).canonicalized.asInstanceOf[LLMCall]), answers.map(positioned(_)))
+  }
 
   /** The calls as EXPLAIN shows them. */
   def describe(calls: Seq[LLMCall], answers: Seq[Attribute], between: String = ", "): String =

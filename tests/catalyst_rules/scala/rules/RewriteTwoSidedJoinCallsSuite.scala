@@ -45,6 +45,21 @@ class RewriteTwoSidedJoinCallsSuite extends PlanSuite {
     }
   }
 
+  test("declines where a side may not be the same twice, or values cannot be compared") {
+    def declined(left: LogicalPlan, condition: Expression): Boolean =
+      RewriteTwoSidedJoinCalls.declines(
+        Join(left, other, LeftOuter, Some(condition), JoinHint.NONE)).isDefined
+    val random = Project(relation.output :+ Alias(Rand(Literal(1L)), "r")(), relation)
+    equal(declined(relation, yes(pair)), false)
+    equal(declined(random, yes(pair)), true)
+    equal(declined(Limit(Literal(1), relation), yes(pair)), true)
+    val sorted = Sort(Seq(SortOrder(id, Ascending)), global = true, relation)
+    equal(declined(Limit(Literal(1), sorted), yes(pair)), false)
+    val ratio = AttributeReference("ratio", DoubleType)()
+    equal(declined(LocalRelation(relation.output :+ ratio),
+      And(yes(pair), Or(GreaterThan(ratio, Literal(0.5)), yes(pair)))), true)
+  }
+
   test("a call with a temperature is not computed from other rows' values") {
     val draw = callWith(SamplingOptions(16, temperature = 1.0))("{0} {1}", body, text)
     val plan = join(LeftOuter, And(cheap, yes(draw)))

@@ -14,6 +14,7 @@ object RunSuites {
     new AnswerSchemaSuite,
     new LLMCallBuilderSuite,
     new CallGraphSuite,
+    new EvalLLMSuite,
     new ExtractLLMCallsSuite,
     new RewriteTwoSidedJoinCallsSuite,
     new MergeEqualCallsSuite,
