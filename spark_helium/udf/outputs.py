@@ -36,6 +36,12 @@ class CallColumn:
     errors: dict[int, str]
 
 
+_CHOICE_CUT_OFF = (
+    "the answer was cut off before it was a whole choice, as the prompt leaves too little room in the model's context; "
+    "shorten the prompt or choose a model with a longer context"
+)
+
+
 def _cut_off(constraint: Constraint, texts: pa.Array, truncated: pa.Array, max_tokens: int) -> dict[int, str]:
     """Why answers that ended at ``max_tokens`` are not what choices or a regex allow, by position."""
     if constraint.choices is None and constraint.regex is None:
@@ -44,7 +50,8 @@ def _cut_off(constraint: Constraint, texts: pa.Array, truncated: pa.Array, max_t
     for position in np.flatnonzero(np.asarray(truncated.to_pylist(), dtype=bool)).tolist():
         text = texts[position].as_py()
         if text is not None and not _allows(constraint, text):
-            errors[position] = cut_off(max_tokens)
+            # A choice always gets the tokens it needs (see stream.py): what cut it off is the end of the context.
+            errors[position] = cut_off(max_tokens) if constraint.choices is None else _CHOICE_CUT_OFF
     return errors
 
 

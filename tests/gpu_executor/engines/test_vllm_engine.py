@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -292,6 +293,18 @@ def test_a_call_that_cannot_run_fails_alone(engine: VllmEngine) -> None:
     assert "not supported" in (results[307].error or "")
     assert '{"backend": "guidance"}' in (results[307].error or "")
     assert all("\n" not in (result.error or "") and not result.retryable for result in results.values())
+
+
+@pytest.mark.engine
+def test_as_many_tokens_as_a_choice_has_bytes_are_enough(engine: VllmEngine) -> None:
+    constraint = Constraint(choices=("extraordinarily positive", "außerordentlich negativ", "很好"))
+    longest = max(len(choice.encode()) for choice in constraint.choices or ())
+    prompts = tokens_of(engine, [f"{QUESTION}{review}" for review in REVIEWS[:8]])
+    sampling = Sampling(max_tokens=longest + 1, temperature=2.0, seed=1)  # hot: strange ways to spell a choice
+    results = run(engine, [EngineRequest(350 + i, p, sampling, constraint) for i, p in enumerate(prompts)])
+    assert {result.text for result in results.values()} <= set(constraint.choices or ())
+    cut = run(engine, [EngineRequest(360, prompts[0], Sampling(max_tokens=1), constraint)])[360]
+    assert cut.truncated  # what would come without them
 
 
 @pytest.mark.engine
