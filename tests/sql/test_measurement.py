@@ -52,6 +52,20 @@ def test_settings_change_while_the_session_runs(spark: SparkSession, set_setting
     assert (plain.calls_requested, plain.calls_sent, plain.answers_from_cache) == (20, 5, 15)
 
 
+def test_model_and_engine_change_while_the_session_runs(
+    spark: SparkSession, set_setting: Callable[[str, str], None]
+) -> None:
+    query = "SELECT llm('which {0}', 1) AS a"
+    set_setting("spark.helium.model", "/no/such/model")
+    assert "model => '/no/such/model'" in spark.sql("EXPLAIN " + query).first()[0]
+    assert spark.sql(query).first().a == oracle.llm("which {0}", 1)
+    set_setting("spark.helium.engine", "vllm")
+    with pytest.raises(PySparkException) as error:
+        spark.sql(query).collect()
+    assert error.value.getCondition() == "HELIUM_DAEMON_FAILED"
+    assert "/no/such/model" in str(error.value)
+
+
 def test_null_arguments_make_no_calls(spark: SparkSession) -> None:
     with spark_helium.measure(spark) as run:
         spark.sql("SELECT llm('nothing {0}', IF(id < 7, NULL, id)) FROM range(10)").collect()
