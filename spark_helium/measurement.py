@@ -55,9 +55,12 @@ class Measurement:
         self._ended = time.monotonic()
         self._after = self._read()
 
-    def _count(self, name: str) -> int:
+    def _counts(self) -> dict[str, int]:
         after = self._after if self._after is not None else self._read()
-        return after[name] - self._before[name]
+        return {name: after[name] - before for name, before in self._before.items()}
+
+    def _count(self, name: str) -> int:
+        return self._counts()[name]
 
     @property
     def calls_requested(self) -> int:
@@ -92,8 +95,7 @@ class Measurement:
         return (self._ended or time.monotonic()) - self._began
 
     def __repr__(self) -> str:
-        counts = self._after if self._after is not None else self._read()
-        n = {name: counts[name] - self._before[name] for name in _COUNTERS}
+        n = self._counts()
         lines = [
             f"{n['calls_requested']:>9,} calls requested",
             f"{n['calls_sent']:>9,} sent to the engine",

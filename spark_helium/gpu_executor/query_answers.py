@@ -52,8 +52,6 @@ class QueryAnswers:
         """Drop the answers of queries that have had no stream for :data:`KEEP_SECONDS`."""
         now = self._clock()
         for query, last in list(self._last_use.items()):
-            if query in self._open:
-                continue
-            if now - last > KEEP_SECONDS:
+            if query not in self._open and now - last > KEEP_SECONDS:
                 del self._last_use[query]
                 self._caches.pop(query, None)

@@ -144,6 +144,10 @@ object LLMCall {
 
   def isIn(expression: Expression): Boolean = expression.exists(_.isInstanceOf[LLMCall])
 
+  /** A call of the expressions, to name in a message. */
+  def firstIn(expressions: Iterable[Expression]): Option[LLMCall] =
+    expressions.iterator.flatMap(_.collectFirst { case call: LLMCall => call }).nextOption()
+
   private def describe(options: LLMOptions): Seq[(String, String)] = {
     val s = options.sampling
     val constraint = options.constraint.map {

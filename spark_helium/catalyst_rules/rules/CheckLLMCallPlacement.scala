@@ -18,13 +18,13 @@ object CheckLLMCallPlacement extends (LogicalPlan => Unit) {
     node.expressions.foreach(check)
     node match {
       case join: Join => RewriteTwoSidedJoinCalls.declines(join).foreach { reason =>
-        val call = join.condition.get.collectFirst { case c: LLMCall => c }.get
+        val call = LLMCall.firstIn(join.condition).get
         throw HeliumErrors.callPlacement(
           call.function, s"the condition of a ${join.joinType.sql} join", reason)
       }
       case other: BinaryNode =>
-        other.expressions.flatMap(_.collectFirst { case c: LLMCall => c }).headOption.foreach {
-          call => throw HeliumErrors.callPlacement(call.function, other.nodeName,
+        LLMCall.firstIn(other.expressions).foreach { call =>
+          throw HeliumErrors.callPlacement(call.function, other.nodeName,
             "this operator has no single input to compute it on")
         }
       case _ =>
@@ -35,7 +35,7 @@ object CheckLLMCallPlacement extends (LogicalPlan => Unit) {
     case f: HigherOrderFunction =>
       f.functions.foreach {
         case lambda: LambdaFunction =>
-          lambda.collectFirst { case call: LLMCall => call }.foreach { call =>
+          LLMCall.firstIn(Seq(lambda)).foreach { call =>
             throw HeliumErrors.callInLambda(call.function, s"${f.prettyName}()")
           }
         case _ =>

@@ -48,10 +48,8 @@ object ExtractLLMCalls extends Rule[LogicalPlan] {
   /** Whether an expression of this node, leaving subquery plans aside, holds a call. */
   private def hasCalls(node: LogicalPlan): Boolean = node match {
     case _: EvalLLM => false
-    case _ => node.expressions.exists(hasCall)
+    case _ => node.expressions.exists(LLMCall.isIn)
   }
-
-  private def hasCall(e: Expression): Boolean = e.exists(_.isInstanceOf[LLMCall])
 
   private def extract(node: LogicalPlan): LogicalPlan = node match {
     case a: Aggregate if a.aggregateExpressions.exists(hasCallAbove) =>
@@ -59,7 +57,7 @@ object ExtractLLMCalls extends Rule[LogicalPlan] {
     case j: Join => extractFromJoin(j)
     case unary: UnaryNode => extractFromUnary(unary)
     case other =>
-      val call = other.expressions.flatMap(_.collectFirst { case c: LLMCall => c }).head
+      val call = LLMCall.firstIn(other.expressions).get
       throw HeliumErrors.callPlacement(call.function, other.nodeName,
         "this operator has no single input to compute it on")
   }
@@ -68,14 +66,14 @@ object ExtractLLMCalls extends Rule[LogicalPlan] {
     val collected = new Collector
     val files = new FileFunctions
     val rewritten = node.mapExpressions(e => collected.extract(files.replace(e)))
-    val result = rewritten.withNewChildren(Seq(collected.over(files.over(node.child))))
-    // Operators that pass their input through now pass the answers too: nobody asked for those.
-    if (result.output.map(_.exprId) == node.output.map(_.exprId)) {
-      result
-    } else {
-      Project(node.output, result)
-    }
+    withOutputOf(node,
+      rewritten.withNewChildren(Seq(collected.over(files.over(node.child)))))
   }
+
+  /** Operators that pass their input through now pass the answers too: nobody asked for those. */
+  private def withOutputOf(before: LogicalPlan, after: LogicalPlan): LogicalPlan =
+    if (after.output.map(_.exprId) == before.output.map(_.exprId)) after
+    else Project(before.output, after)
 
   /** A call that needs the aggregate's result: it is not inside an aggregate function. */
   private def hasCallAbove(e: Expression): Boolean = e match {
@@ -133,7 +131,7 @@ object ExtractLLMCalls extends Rule[LogicalPlan] {
       case call: LLMCall =>
         val arguments = call.arguments.map(oneSided)
         val references = AttributeSet.fromAttributeSets(arguments.map(_.references))
-        val nested = arguments.exists(hasCall)
+        val nested = arguments.exists(LLMCall.isIn)
         if (nested) {
           call.copy(arguments = arguments)
         } else if (references.subsetOf(join.left.outputSet ++ left.answers)) {
@@ -149,26 +147,22 @@ object ExtractLLMCalls extends Rule[LogicalPlan] {
     val condition = join.condition.map(oneSided)
     val rewritten = join.copy(
       left = left.over(join.left), right = right.over(join.right), condition = condition)
-    val result = if (!condition.exists(hasCall)) {
+    val result = if (!condition.exists(LLMCall.isIn)) {
       rewritten
     } else {
       join.joinType match {
         case _: InnerLike =>
-          val (above, within) = PredicateHelper.conjuncts(condition.get).partition(hasCall)
+          val (above, within) = PredicateHelper.conjuncts(condition.get).partition(LLMCall.isIn)
           val joinType = if (within.isEmpty && join.joinType == Inner) Cross else join.joinType
           apply(Filter(above.reduce(And),
             rewritten.copy(joinType = joinType, condition = within.reduceOption(And))))
         case other =>
-          val call = condition.get.collectFirst { case c: LLMCall => c }.get
+          val call = LLMCall.firstIn(condition).get
           throw HeliumErrors.callPlacement(call.function, s"the condition of a ${other.sql} join",
             RewriteTwoSidedJoinCalls.declines(join).getOrElse("it reads both sides"))
       }
     }
-    if (result.output.map(_.exprId) == join.output.map(_.exprId)) {
-      result
-    } else {
-      Project(join.output, result)
-    }
+    withOutputOf(join, result)
   }
 
   /**

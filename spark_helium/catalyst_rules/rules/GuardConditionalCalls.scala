@@ -2,7 +2,6 @@ package org.apache.spark.sql.helium.rules
 
 import org.apache.spark.sql.catalyst.expressions._
 import org.apache.spark.sql.catalyst.plans.logical._
-import org.apache.spark.sql.catalyst.rules.Rule
 import org.apache.spark.sql.helium.HeliumRule
 import org.apache.spark.sql.helium.plans.EvalLLM
 
@@ -25,22 +24,15 @@ import org.apache.spark.sql.helium.plans.EvalLLM
  * Declines for a condition that reads another answer, is not deterministic, or holds a subquery, and
  * for an answer that leaves the operator above as it is.
  */
-object GuardConditionalCalls extends Rule[LogicalPlan] {
+object GuardConditionalCalls extends HeliumRule("guardConditionalCalls") {
 
-  override def apply(plan: LogicalPlan): LogicalPlan = {
-    if (!HeliumRule.enabled(conf, "guardConditionalCalls") ||
-        !plan.exists(_.isInstanceOf[EvalLLM])) {
-      plan
-    } else {
-      plan.transformDown {
-        case p @ Project(list, node: EvalLLM) =>
-          guarded(node, list)(n => p.copy(child = n)).getOrElse(p)
-        case p @ Project(list, f @ Filter(condition, node: EvalLLM)) =>
-          guarded(node, condition +: list)(n => p.copy(child = f.copy(child = n))).getOrElse(p)
-        case a @ Aggregate(keys, list, node: EvalLLM, _) =>
-          guarded(node, keys ++ list)(n => a.copy(child = n)).getOrElse(a)
-      }
-    }
+  override protected def rewrite(plan: LogicalPlan): LogicalPlan = plan.transformDown {
+    case p @ Project(list, node: EvalLLM) =>
+      guarded(node, list)(n => p.copy(child = n)).getOrElse(p)
+    case p @ Project(list, f @ Filter(condition, node: EvalLLM)) =>
+      guarded(node, condition +: list)(n => p.copy(child = f.copy(child = n))).getOrElse(p)
+    case a @ Aggregate(keys, list, node: EvalLLM, _) =>
+      guarded(node, keys ++ list)(n => a.copy(child = n)).getOrElse(a)
   }
 
   private def guarded(node: EvalLLM, readers: Seq[Expression])(

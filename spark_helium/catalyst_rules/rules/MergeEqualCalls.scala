@@ -4,7 +4,6 @@ import scala.collection.mutable
 
 import org.apache.spark.sql.catalyst.expressions._
 import org.apache.spark.sql.catalyst.plans.logical._
-import org.apache.spark.sql.catalyst.rules.Rule
 import org.apache.spark.sql.helium.HeliumRule
 import org.apache.spark.sql.helium.expressions.LLMCall
 import org.apache.spark.sql.helium.plans.EvalLLM
@@ -28,21 +27,15 @@ import org.apache.spark.sql.helium.plans.EvalLLM
  * operators that pass columns through. Declines for calls with a temperature and no seed (each is a
  * draw of its own) and for a lower call with a guard, whose answer is not there for every row.
  */
-object MergeEqualCalls extends Rule[LogicalPlan] {
+object MergeEqualCalls extends HeliumRule("mergeEqualCalls") {
 
-  override def apply(plan: LogicalPlan): LogicalPlan = {
-    if (!HeliumRule.enabled(conf, "mergeEqualCalls") || !plan.exists(_.isInstanceOf[EvalLLM])) {
-      plan
-    } else {
-      plan.transformUp { case node: EvalLLM =>
-        mergeWithin(node) match {
-          case p @ Project(_, merged: EvalLLM) =>
-            val chained = mergeWithLower(merged)
-            if (chained eq merged) p else p.copy(child = chained)
-          case merged: EvalLLM => mergeWithLower(merged)
-          case other => other
-        }
-      }
+  override protected def rewrite(plan: LogicalPlan): LogicalPlan = plan.transformUp {
+    case node: EvalLLM => mergeWithin(node) match {
+      case p @ Project(_, merged: EvalLLM) =>
+        val chained = mergeWithLower(merged)
+        if (chained eq merged) p else p.copy(child = chained)
+      case merged: EvalLLM => mergeWithLower(merged)
+      case other => other
     }
   }
 

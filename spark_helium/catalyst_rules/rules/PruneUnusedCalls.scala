@@ -2,7 +2,6 @@ package org.apache.spark.sql.helium.rules
 
 import org.apache.spark.sql.catalyst.expressions.{Attribute, AttributeSet}
 import org.apache.spark.sql.catalyst.plans.logical._
-import org.apache.spark.sql.catalyst.rules.Rule
 import org.apache.spark.sql.helium.HeliumRule
 import org.apache.spark.sql.helium.expressions.LLMCall
 import org.apache.spark.sql.helium.plans.EvalLLM
@@ -19,17 +18,11 @@ import org.apache.spark.sql.helium.plans.EvalLLM
  * A call that another call of the node reads stays. The errors of a dropped call are not seen, also
  * with `failOnError => true`: like a column that nobody selects, it is not computed.
  */
-object PruneUnusedCalls extends Rule[LogicalPlan] {
+object PruneUnusedCalls extends HeliumRule("pruneUnusedCalls") {
 
-  override def apply(plan: LogicalPlan): LogicalPlan = {
-    if (!HeliumRule.enabled(conf, "pruneUnusedCalls")) {
-      plan
-    } else {
-      plan.transformDown {
-        case p: Project => pruneBelow(p)
-        case a: Aggregate => pruneBelow(a)
-      }
-    }
+  override protected def rewrite(plan: LogicalPlan): LogicalPlan = plan.transformDown {
+    case p: Project => pruneBelow(p)
+    case a: Aggregate => pruneBelow(a)
   }
 
   /** An operator with an output of its own is where it shows what is read. */

@@ -3,7 +3,6 @@ package org.apache.spark.sql.helium.rules
 import org.apache.spark.sql.catalyst.expressions._
 import org.apache.spark.sql.catalyst.plans.{LeftAnti, LeftSemi}
 import org.apache.spark.sql.catalyst.plans.logical._
-import org.apache.spark.sql.catalyst.rules.Rule
 import org.apache.spark.sql.helium.HeliumRule
 import org.apache.spark.sql.helium.plans.EvalLLM
 
@@ -25,30 +24,24 @@ import org.apache.spark.sql.helium.plans.EvalLLM
  * Declines when the operator is not deterministic, and when a call of the node is not: a call with
  * a temperature is not moved across a limit, nor made for other rows than the text says.
  */
-object PushThroughEvalLLM extends Rule[LogicalPlan] {
+object PushThroughEvalLLM extends HeliumRule("pushThroughEvalLLM") {
 
-  override def apply(plan: LogicalPlan): LogicalPlan = {
-    if (!HeliumRule.enabled(conf, "pushThroughEvalLLM") || !plan.exists(_.isInstanceOf[EvalLLM])) {
-      plan
-    } else {
-      plan.transformUp {
-        case f @ Filter(condition, node: EvalLLM) if movable(node) => pushFilter(f, condition, node)
-        case s @ Sort(order, _, Calls(node, inlined, rebuilt), _) if below(node, order.map(inlined)) =>
-          val sorted = order.map(o => inlined(o).asInstanceOf[SortOrder])
-          rebuilt(node.copy(child = s.copy(order = sorted, child = node.child)))
-        case s @ Sample(_, _, false, _, Calls(node, _, rebuilt), _) =>
-          rebuilt(node.copy(child = s.copy(child = node.child)))
-        case j @ Join(Calls(node, inlined, rebuilt), right, LeftSemi | LeftAnti, condition, _)
-            if below(node, condition.map(inlined).toSeq, right.outputSet) =>
-          rebuilt(node.copy(child = j.copy(left = node.child, condition = condition.map(inlined))))
-        case limit @ (_: LocalLimit | _: GlobalLimit | _: Offset) =>
-          limit.children.head match {
-            case Calls(node, _, rebuilt) =>
-              rebuilt(node.copy(child = limit.withNewChildren(Seq(node.child))))
-            case _ => limit
-          }
+  override protected def rewrite(plan: LogicalPlan): LogicalPlan = plan.transformUp {
+    case f @ Filter(condition, node: EvalLLM) if movable(node) => pushFilter(f, condition, node)
+    case s @ Sort(order, _, Calls(node, inlined, rebuilt), _) if below(node, order.map(inlined)) =>
+      val sorted = order.map(o => inlined(o).asInstanceOf[SortOrder])
+      rebuilt(node.copy(child = s.copy(order = sorted, child = node.child)))
+    case s @ Sample(_, _, false, _, Calls(node, _, rebuilt), _) =>
+      rebuilt(node.copy(child = s.copy(child = node.child)))
+    case j @ Join(Calls(node, inlined, rebuilt), right, LeftSemi | LeftAnti, condition, _)
+        if below(node, condition.map(inlined).toSeq, right.outputSet) =>
+      rebuilt(node.copy(child = j.copy(left = node.child, condition = condition.map(inlined))))
+    case limit @ (_: LocalLimit | _: GlobalLimit | _: Offset) =>
+      limit.children.head match {
+        case Calls(node, _, rebuilt) =>
+          rebuilt(node.copy(child = limit.withNewChildren(Seq(node.child))))
+        case _ => limit
       }
-    }
   }
 
   private def movable(node: EvalLLM): Boolean = node.calls.forall(_.deterministic)
@@ -82,7 +75,10 @@ object PushThroughEvalLLM extends Rule[LogicalPlan] {
   private def pushFilter(filter: Filter, condition: Expression, node: EvalLLM): LogicalPlan = {
     // What follows a non-deterministic conjunct must not run before it.
     val (leading, rest) = PredicateHelper.conjuncts(condition).span(_.deterministic)
-    val (cheap, reading) = leading.partition(c => below(node, Seq(c)) && !hasOuterPlan(c))
+    val (cheap, reading) = leading.partition { c =>
+      // A subquery keeps its place: Spark may be about to turn it into a join.
+      below(node, Seq(c)) && !SubqueryExpression.hasSubquery(c)
+    }
     if (cheap.isEmpty) {
       filter
     } else {
@@ -90,7 +86,4 @@ object PushThroughEvalLLM extends Rule[LogicalPlan] {
       (reading ++ rest).reduceOption(And).fold[LogicalPlan](pushed)(Filter(_, pushed))
     }
   }
-
-  // A subquery in a condition keeps its place: Spark may be about to turn it into a join.
-  private def hasOuterPlan(e: Expression): Boolean = SubqueryExpression.hasSubquery(e)
 }
