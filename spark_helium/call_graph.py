@@ -2,7 +2,8 @@
 
 An ``EvalLLM`` node of the physical plan is one call graph. The driver writes it as JSON, the Spark task
 hands it to its node's daemon, and both sides read it with this module. One row of a task's input is one
-binding of the graph: a value per input column. A call reads input columns and answers of earlier calls.
+binding of the graph: a value per input column. A call reads input columns and answers of earlier calls: in its
+prompt (:mod:`~spark_helium.call_parts`) and in its guard (:mod:`~spark_helium.call_conditions`).
 
 Nothing here depends on Spark, Arrow or an engine.
 """
@@ -10,39 +11,40 @@ Nothing here depends on Spark, Arrow or an engine.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-VERSION = 1
+from spark_helium.call_conditions import Condition, condition_from_json, condition_references, condition_to_json
+from spark_helium.call_parts import (
+    CallRef,
+    InputRef,
+    Part,
+    Ref,
+    input_from_json,
+    parts_from_json,
+    parts_to_json,
+    references,
+)
 
+__all__ = ["Call", "CallGraph", "CallRef", "Constraint", "InputRef", "Message", "Part", "Sampling"]
 
-@dataclass(frozen=True, slots=True)
-class InputRef:
-    """A placeholder filled from input column ``index`` (0-based)."""
-
-    index: int
-
-
-@dataclass(frozen=True, slots=True)
-class CallRef:
-    """A placeholder filled with the answer of call ``index`` of the same graph; always an earlier call."""
-
-    index: int
-
-
-Part = str | InputRef | CallRef
+VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One chat message: a constant role and a template, as literal text and placeholders in order."""
+    """One chat message: a constant role and a template, as literal text and placeholders in order.
+
+    The strings that stand directly in ``parts`` are the template author's own text, which may spell control tokens.
+    """
 
     role: str
     parts: tuple[Part, ...]
 
     def is_static(self) -> bool:
-        return all(isinstance(part, str) for part in self.parts)
+        return next(references(self.parts), None) is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,17 @@ class Constraint:
     choices: tuple[str, ...] | None = None
     json_schema: str | None = None
     regex: str | None = None
+
+    def allows(self, text: str) -> bool:
+        """Whether an answer that was cut off is whole nevertheless. JSON is not looked at here."""
+        if self.choices is not None:
+            return text in self.choices
+        if self.regex is None:
+            return True
+        try:
+            return re.fullmatch(self.regex, text) is not None
+        except re.error:  # engines know regular expressions that Python does not: then a cut answer cannot be trusted
+            return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +89,9 @@ class Call:
 
     Either ``messages`` (a conversation whose shape is known to the planner) or ``conversation`` (an input
     column of type ``list<struct<role, content>>``) is set. ``multiplicity`` is how many calls of the query's
-    text this one stands for after equal calls were merged. ``guard`` is a boolean input column: the call runs
-    only for rows where it is true, and elsewhere its answer is NULL. ``result_type`` is Spark's JSON for the SQL type
-    of the answer; ``fail_on_error`` says whether a failed row ends the query.
+    text this one stands for after equal calls were merged. The call runs only for rows where no message is NULL
+    and the ``guard`` is true, not false or unknown; elsewhere its answer is NULL. ``result_type`` is Spark's JSON
+    for the SQL type of the answer; ``fail_on_error`` says whether a failed row ends the query.
     """
 
     index: int
@@ -86,25 +99,25 @@ class Call:
     messages: tuple[Message, ...]
     sampling: Sampling
     conversation: InputRef | None = None
-    guard: InputRef | None = None
+    guard: Condition | None = None
     constraint: Constraint | None = None
     result_type: str = '"string"'
     fail_on_error: bool = True
     multiplicity: int = 1
     function: str = "llm"
 
-    def references(self) -> Iterator[InputRef | CallRef]:
-        """Every placeholder of the call, in order of appearance, repeats included."""
+    def references(self) -> Iterator[Ref]:
+        """Every placeholder of the call, in order of appearance, repeats included; those of the guard come last."""
         if self.conversation is not None:
             yield self.conversation
         for message in self.messages:
-            for part in message.parts:
-                if not isinstance(part, str):
-                    yield part
+            yield from references(message.parts)
+        if self.guard is not None:
+            yield from condition_references(self.guard)
 
     @property
     def dependencies(self) -> tuple[int, ...]:
-        """Indexes of the calls whose answers this call reads, ascending, without repeats."""
+        """Indexes of the calls whose answers the prompt or the guard reads, ascending, without repeats."""
         return tuple(sorted({ref.index for ref in self.references() if isinstance(ref, CallRef)}))
 
 
@@ -125,7 +138,7 @@ class CallGraph:
         for position, call in enumerate(self.calls):
             if call.index != position:
                 raise ValueError(f"call {call.index} of the call graph stands at position {position}")
-            for ref in (*call.references(), *(() if call.guard is None else (call.guard,))):
+            for ref in call.references():
                 limit = self.inputs if isinstance(ref, InputRef) else position
                 if not 0 <= ref.index < limit:
                     raise ValueError(f"call {position} of the call graph reads {ref}, which does not exist before it")
@@ -152,31 +165,15 @@ class CallGraph:
             return cls(calls=calls, inputs=int(data["inputs"]), version=int(data["version"]))
         except (KeyError, TypeError, AttributeError) as e:
             raise ValueError(f"not a call graph: {type(e).__name__}: {e}; text starts with {text[:80]!r}") from e
-
-
-def _part_to_json(part: Part) -> Any:
-    match part:
-        case str():
-            return part
-        case InputRef(index):
-            return {"input": index}
-        case CallRef(index):
-            return {"call": index}
-
-
-def _part_from_json(value: Any) -> Part:
-    if isinstance(value, str):
-        return value
-    if "input" in value:
-        return InputRef(int(value["input"]))
-    return CallRef(int(value["call"]))
+        except RecursionError as e:
+            raise ValueError("not a call graph: its texts or conditions are nested too deeply") from e
 
 
 def _call_to_dict(call: Call) -> dict[str, Any]:
     out: dict[str, Any] = {
         "function": call.function,
         "model": call.model,
-        "messages": [{"role": m.role, "parts": [_part_to_json(p) for p in m.parts]} for m in call.messages],
+        "messages": [{"role": m.role, "parts": parts_to_json(m.parts)} for m in call.messages],
         "sampling": {
             "max_tokens": call.sampling.max_tokens,
             "temperature": call.sampling.temperature,
@@ -189,9 +186,9 @@ def _call_to_dict(call: Call) -> dict[str, Any]:
         "multiplicity": call.multiplicity,
     }
     if call.conversation is not None:
-        out["conversation"] = _part_to_json(call.conversation)
+        out["conversation"] = {"input": call.conversation.index}
     if call.guard is not None:
-        out["guard"] = _part_to_json(call.guard)
+        out["guard"] = condition_to_json(call.guard)
     if call.constraint is not None:
         c = call.constraint
         out["constraint"] = {
@@ -216,9 +213,7 @@ def _call_from_dict(index: int, data: Mapping[str, Any]) -> Call:
         index=index,
         function=str(data.get("function", "llm")),
         model=str(data["model"]),
-        messages=tuple(
-            Message(str(m["role"]), tuple(_part_from_json(p) for p in m["parts"])) for m in data["messages"]
-        ),
+        messages=tuple(Message(str(m["role"]), parts_from_json(m["parts"])) for m in data["messages"]),
         sampling=Sampling(
             max_tokens=int(sampling["max_tokens"]),
             temperature=float(sampling.get("temperature", 0.0)),
@@ -226,8 +221,8 @@ def _call_from_dict(index: int, data: Mapping[str, Any]) -> Call:
             seed=None if sampling.get("seed") is None else int(sampling["seed"]),
             stop=tuple(sampling.get("stop") or ()),
         ),
-        conversation=None if conversation is None else InputRef(int(conversation["input"])),
-        guard=None if guard is None else InputRef(int(guard["input"])),
+        conversation=None if conversation is None else input_from_json(conversation),
+        guard=None if guard is None else condition_from_json(guard),
         constraint=None
         if constraint is None
         else Constraint(

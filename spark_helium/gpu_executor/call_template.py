@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import repeat
-from typing import Any
+from typing import Any, TypeAlias
 
-from spark_helium.call_graph import Call, CallRef, InputRef
+from spark_helium.call_graph import Call
+from spark_helium.call_parts import (
+    CallRef,
+    Data,
+    FirstOf,
+    InputRef,
+    Joined,
+    Part,
+    Ref,
+    is_null,
+    may_be_null,
+    references,
+    text_of,
+)
 from spark_helium.gpu_executor.arrays import FlawedColumn
 from spark_helium.gpu_executor.engines.base import PromptRenderer, RenderedMessage, RenderError, Segment, Tokens
 
@@ -17,37 +31,101 @@ ROLES = ("system", "user", "assistant")
 Column = Sequence[Any]
 
 
+# A part of a template, ready to be filled.
+Slot: TypeAlias = Segment | InputRef | CallRef | FirstOf | Joined
+
+
+class FlawedCellError(Exception):
+    """A cell that is no text is to be read; the text says what is wrong with it."""
+
+
+@dataclass(slots=True)
+class Cells:
+    """The values of one row of a batch, for what is computed row by row."""
+
+    inputs: Sequence[Column]
+    answers: Sequence[Column]
+    row: int
+
+    def value(self, ref: Ref) -> Any:
+        """The value of a column or the answer of a call.
+
+        Raises
+        ------
+        FlawedCellError
+            The cell is not valid UTF-8.
+        """
+        column = (self.inputs if isinstance(ref, InputRef) else self.answers)[ref.index]
+        if isinstance(column, FlawedColumn) and self.row in column.reasons:
+            raise FlawedCellError(column.reasons[self.row])
+        return column[self.row]
+
+    def is_null(self, ref: Ref) -> bool:
+        """Whether the value is NULL, which a flawed cell is not."""
+        return (self.inputs if isinstance(ref, InputRef) else self.answers)[ref.index][self.row] is None
+
+
 class CallTemplate:
     """Fills one call's template.
 
     Everything that does not depend on the row is prepared once per stream. Rows are filled column by column
-    with ``zip``, which costs a third of filling them one at a time.
+    with ``zip``, which costs a third of filling them one at a time; only what nests is computed row by row.
+
+    Attributes
+    ----------
+    inputs, calls: input columns and earlier answers that stand directly in the template; NULL in one means no call.
+    nullable: parts that may be NULL for other reasons.
     """
 
     def __init__(self, call: Call) -> None:
         self.call = call
-        references = list(dict.fromkeys(call.references()))
-        self.inputs = tuple(ref.index for ref in references if isinstance(ref, InputRef))
-        self.calls = tuple(ref.index for ref in references if isinstance(ref, CallRef))
-        # Adjacent literals stay apart: the template's author may have split them, and the renderer joins them.
-        self._parts: list[tuple[str, list[Segment | InputRef | CallRef]]] = [
-            (message.role, [(part, True) if isinstance(part, str) else part for part in message.parts])
-            for message in call.messages
+        parts = tuple(part for message in call.messages for part in message.parts)
+        direct = parts if call.conversation is None else (call.conversation, *parts)
+        self.inputs = tuple(dict.fromkeys(part.index for part in direct if isinstance(part, InputRef)))
+        self.calls = tuple(dict.fromkeys(part.index for part in direct if isinstance(part, CallRef)))
+        self.nullable = tuple(part for part in parts if isinstance(part, FirstOf) and may_be_null(part))
+        self._nested = tuple(part for part in parts if isinstance(part, FirstOf | Joined))
+        # Adjacent literals stay apart: the template's author may have split them, and the renderer joins them. It
+        # joins values as well, so that glue cannot be told from one cell with the whole text.
+        self._parts: list[tuple[str, list[Slot]]] = [
+            (message.role, list(map(_slot, message.parts))) for message in call.messages
         ]
+
+    def is_null(self, inputs: Sequence[Column], answers: Sequence[Column], row: int) -> bool:
+        """Whether one of the messages is NULL for the row, so that there is no call."""
+        return (
+            any(inputs[index][row] is None for index in self.inputs)
+            or any(answers[index][row] is None for index in self.calls)
+            or (bool(self.nullable) and is_null(self.nullable, Cells(inputs, answers, row)))
+        )
 
     def render(
         self, renderer: PromptRenderer, inputs: Sequence[Column], answers: Sequence[Column], rows: Sequence[int]
     ) -> list[Tokens | RenderError]:
-        """Prompt tokens of the given rows; none of the values that the template reads may be None."""
+        """Prompt tokens of the given rows, for none of which :meth:`is_null` holds."""
         flaws: dict[int, RenderError] = {}
         for column in (inputs[index] for index in self.inputs):
             if isinstance(column, FlawedColumn):
                 flaws |= {row: RenderError(reason) for row, reason in column.reasons.items()}
+        if any(isinstance(inputs[r.index], FlawedColumn) for r in references(self._nested) if isinstance(r, InputRef)):
+            flaws |= self._flaws_of_nested(inputs, answers, rows)
         if flaws:
             good = [row for row in rows if row not in flaws]
             rendered = iter(self._render(renderer, inputs, answers, good) if good else ())
             return [flaws[row] if row in flaws else next(rendered) for row in rows]
         return self._render(renderer, inputs, answers, rows)
+
+    def _flaws_of_nested(
+        self, inputs: Sequence[Column], answers: Sequence[Column], rows: Sequence[int]
+    ) -> dict[int, RenderError]:
+        """Rows whose prompt takes a flawed cell in; a cell that coalesce passes over does not matter."""
+        flaws = {}
+        for row in rows:
+            try:
+                text_of(self._nested, Cells(inputs, answers, row))
+            except FlawedCellError as e:
+                flaws[row] = RenderError(str(e))
+        return flaws
 
     def _render(
         self, renderer: PromptRenderer, inputs: Sequence[Column], answers: Sequence[Column], rows: Sequence[int]
@@ -65,9 +143,13 @@ class CallTemplate:
     def _fill(
         self, inputs: Sequence[Column], answers: Sequence[Column], rows: Sequence[int]
     ) -> Iterator[tuple[RenderedMessage, ...]]:
-        def segments(part: Segment | InputRef | CallRef) -> Iterator[Segment]:
+        def segments(part: Slot) -> Iterator[Segment]:
             if isinstance(part, tuple):
                 return repeat(part, len(rows))
+            if isinstance(part, FirstOf | Joined):
+                texts = [text_of((part,), Cells(inputs, answers, row)) for row in rows]
+                assert None not in texts, "a prompt that is NULL is rendered"
+                return zip(map(str, texts), repeat(False), strict=False)
             column = (inputs if isinstance(part, InputRef) else answers)[part.index]
             values = column if len(rows) == len(column) else [column[row] for row in rows]
             return zip(values, repeat(False), strict=False)
@@ -87,10 +169,19 @@ class CallTemplate:
             return content or "\n".join(map(_shown, messages)) or "(a conversation without messages)"
         if not self._parts:
             return ""
-        return "".join(
-            part[0] if isinstance(part, tuple) else str((inputs if isinstance(part, InputRef) else answers)[part.index])
-            for part in self._parts[-1][1]
-        )
+        row = Cells([[value] for value in inputs], [[answer] for answer in answers], 0)
+        shown = ["NULL" if (text := text_of((part,), row)) is None else text for part in self.call.messages[-1].parts]
+        return "".join(shown)
+
+
+def _slot(part: Part) -> Slot:
+    match part:
+        case str():
+            return part, True
+        case Data(text):
+            return text, False
+        case _:
+            return part
 
 
 def _shown(message: Any) -> str:

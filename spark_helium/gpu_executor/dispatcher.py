@@ -5,9 +5,9 @@ through :meth:`Dispatcher.post`. Work moves in batches, so that no cost but the 
 
 Where a row is::
 
-    feed -> [NULL argument?] -> ready -> rendered -> [in the cache? equal call in flight?] -> engine -> settled
-                                  ^                                                                       |
-                                  +------------- calls that read this answer and now have all they read --+
+    feed -> [NULL prompt? guard not true?] -> ready -> rendered -> [cached? equal call in flight?] -> engine -> settled
+              ^                                                                                               |
+              +-------------------------------- calls that read this answer and now have all they read -------+
 """
 
 from __future__ import annotations

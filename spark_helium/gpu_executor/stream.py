@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from spark_helium.call_graph import Call, CallGraph
-from spark_helium.gpu_executor.call_template import CallTemplate, Column
+from spark_helium.call_conditions import evaluate
+from spark_helium.call_graph import Call, CallGraph, Constraint
+from spark_helium.call_parts import InputRef
+from spark_helium.gpu_executor.call_template import CallTemplate, Cells, Column, FlawedCellError
 from spark_helium.gpu_executor.messages import Counters, Fatal
 
 
@@ -35,7 +37,7 @@ class RowBatch:
     """Rows that arrived together, column-wise, and how far each of them is.
 
     ``open_calls[i]``: calls of row ``i`` that are not settled; the row is finished at 0.
-    ``open_inputs[k][i]``: unsettled calls that call ``k`` of row ``i`` reads; it may start at 0.
+    ``open_inputs[k][i]``: unsettled calls that prompt or guard of call ``k`` of row ``i`` read; it may start at 0.
     """
 
     first: int
@@ -69,6 +71,20 @@ def _with_room_for_choices(call: Call) -> Call:
     if longest <= call.sampling.max_tokens:
         return call
     return replace(call, sampling=replace(call.sampling, max_tokens=longest))
+
+
+_CHOICE_CUT_OFF = (
+    "the answer was cut off before it was a whole choice, as the prompt leaves too little room in the model's context; "
+    "shorten the prompt or choose a model with a longer context"
+)
+
+
+def _cut_off(constraint: Constraint, max_tokens: int) -> str:
+    """Why an answer that ended early is not what choices or a regex allow."""
+    # A choice always gets the tokens it needs: what cut it off is the end of the context.
+    if constraint.choices is not None:
+        return _CHOICE_CUT_OFF
+    return f"the answer was cut off at max_tokens = {max_tokens}; raise max_tokens"
 
 
 class Stream:
@@ -125,16 +141,20 @@ class Stream:
         self._arrived += size
         groups = []
         for template in self.templates:
-            if template.calls:
+            if template.call.dependencies:
                 continue
             k = template.call.index
             rows = list(range(size))
             guard = template.call.guard
-            if guard is not None:
+            if isinstance(guard, InputRef):
                 rows = [row for row in rows if inputs[guard.index][row]]
             for column in (inputs[index] for index in template.inputs):
                 if None in column:
                     rows = [row for row in rows if column[row] is not None]
+            if template.nullable:
+                rows = [row for row in rows if not template.is_null(inputs, batch.answers, row)]
+            if guard is not None and not isinstance(guard, InputRef):
+                rows = [row for row in rows if self._guard_is_true(batch, k, row)]
             if rows:
                 groups.append(CallGroup(self, batch, k, rows))
             if len(rows) < size:
@@ -149,23 +169,26 @@ class Stream:
     def settle(
         self, batch: RowBatch, k: int, row: int, text: str | None = None, truncated: bool = False, reason: str = ""
     ) -> list[CallGroup]:
-        """Call ``k`` of a row has its answer, is NULL, or failed. Returns the calls that can start now."""
-        batch.answers[k][row] = text
+        """Call ``k`` of a row has its answer, is NULL, or failed. Returns the calls that can start now.
+
+        An answer that was cut off before it was what its constraint allows is a failure here already: calls that read
+        it must see the NULL that SQL sees.
+        """
         if truncated:
             batch.truncated.add((k, row))
+            constraint = self.graph.calls[k].constraint
+            if text is not None and constraint is not None and not constraint.allows(text):
+                text, reason = None, _cut_off(constraint, self.graph.calls[k].sampling.max_tokens)
+                self.counters.calls_failed += 1
+        batch.answers[k][row] = text
         if reason:
             batch.reasons[k, row] = reason
         opened: list[CallGroup] = []
         for reader in self.readers[k]:
             batch.open_inputs[reader][row] -= 1
             if batch.open_inputs[reader][row] == 0:
-                template = self.templates[reader]
-                guard = template.call.guard
-                if (
-                    (guard is not None and not batch.inputs[guard.index][row])
-                    or any(batch.inputs[c][row] is None for c in template.inputs)
-                    or any(batch.answers[c][row] is None for c in template.calls)
-                ):
+                null = self.templates[reader].is_null(batch.inputs, batch.answers, row)
+                if null or not self._guard_is_true(batch, reader, row):
                     opened.extend(self.settle(batch, reader, row))
                 else:
                     opened.append(CallGroup(self, batch, reader, [row]))
@@ -173,6 +196,21 @@ class Stream:
         if batch.open_calls[row] == 0:
             self._finish(batch, row)
         return opened
+
+    def _guard_is_true(self, batch: RowBatch, k: int, row: int) -> bool:
+        """Whether the guard lets the call run. A guard that cannot be evaluated is a failure of the call."""
+        guard = self.graph.calls[k].guard
+        if guard is None:
+            return True
+        try:
+            return evaluate(guard, Cells(batch.inputs, batch.answers, row)) is True
+        except FlawedCellError as e:
+            reason = str(e)
+        except Exception as e:  # this thread serves all streams: a wrong graph must not end it
+            reason = f"the guard could not be evaluated: {type(e).__name__}: {e}"
+        batch.reasons[k, row] = reason
+        self.counters.calls_failed += 1
+        return False
 
     def _finish(self, batch: RowBatch, row: int) -> None:
         finished = self._finished

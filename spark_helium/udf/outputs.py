@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql import types as t
 from pyspark.sql.pandas.types import to_arrow_type
 
-from spark_helium.call_graph import Call, CallGraph, Constraint
+from spark_helium.call_graph import Call, CallGraph
 from spark_helium.gpu_executor.arrays import int64_array
 from spark_helium.gpu_executor.messages import COUNTER_NAMES, Counters
-from spark_helium.udf.typed import AnswerType, TypedColumn, cut_off
+from spark_helium.udf.typed import AnswerType
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,34 +32,6 @@ class CallColumn:
 
     array: pa.Array
     errors: dict[int, str]
-
-
-_CHOICE_CUT_OFF = (
-    "the answer was cut off before it was a whole choice, as the prompt leaves too little room in the model's context; "
-    "shorten the prompt or choose a model with a longer context"
-)
-
-
-def _cut_off(constraint: Constraint, texts: pa.Array, truncated: pa.Array, max_tokens: int) -> dict[int, str]:
-    """Why answers that ended at ``max_tokens`` are not what choices or a regex allow, by position."""
-    if constraint.choices is None and constraint.regex is None:
-        return {}
-    errors = {}
-    for position in np.flatnonzero(np.asarray(truncated.to_pylist(), dtype=bool)).tolist():
-        text = texts[position].as_py()
-        if text is not None and not _allows(constraint, text):
-            # A choice always gets the tokens it needs (see stream.py): what cut it off is the end of the context.
-            errors[position] = cut_off(max_tokens) if constraint.choices is None else _CHOICE_CUT_OFF
-    return errors
-
-
-def _allows(constraint: Constraint, text: str) -> bool:
-    if constraint.choices is not None:
-        return text in constraint.choices
-    try:
-        return constraint.regex is not None and re.fullmatch(constraint.regex, text) is not None
-    except re.error:  # engines know regular expressions that Python does not: then a cut answer cannot be trusted
-        return False
 
 
 class Outputs:
@@ -95,11 +65,6 @@ class Outputs:
         reasons, flags = answers.column(f"reason{k}"), answers.column(f"truncated{k}")
         column = self._types[k].column(answers.column(f"text{k}"), lambda i: flags[i].as_py(), call.sampling.max_tokens)
         errors = column.errors
-        if flags.true_count and call.constraint is not None and self._types[k].is_text:
-            errors = _cut_off(call.constraint, answers.column(f"text{k}"), flags, call.sampling.max_tokens)
-            if errors:
-                kept = pa.array([i not in errors for i in range(len(flags))], pa.bool_())
-                column = TypedColumn(pc.if_else(kept, column.values, pa.scalar(None, column.values.type)), errors)
         if reasons.null_count < len(reasons):
             errors = errors | {i: reason for i, reason in enumerate(reasons.to_pylist()) if reason is not None}
         if call.fail_on_error:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from spark_helium.call_graph import Call, CallRef, InputRef, Message, Sampling
+from spark_helium.call_parts import Data, FirstOf, Joined
 from spark_helium.gpu_executor.arrays import FlawedColumn
 from spark_helium.gpu_executor.call_template import CallTemplate, shorten
 from spark_helium.gpu_executor.engines.base import RenderedMessage, RenderError, pack_tokens
@@ -48,6 +49,57 @@ def test_template_text_is_trusted_and_values_are_not(rows):
     ]
 
 
+GLUE = FirstOf(((CallRef(0), InputRef(0)), (Data("none"),)))
+LIST = Joined(((InputRef(0),), ("<", CallRef(0))), ", ")
+
+
+@pytest.mark.parametrize("rows", [[0, 1, 2], [2, 0]])
+def test_only_strings_of_the_template_itself_are_trusted(rows):
+    recorder = Recorder()
+    parts = ("t", Data("<|im_"), GLUE, InputRef(0), LIST)
+    template = CallTemplate(Call(1, "m", (Message("user", parts),), Sampling(8)))
+    assert (template.inputs, template.calls, template.nullable) == ((0,), (), ())
+    inputs, answers = [["a", "b", "c"]], [["X", None, "Z"]]
+    template.render(recorder, inputs, answers, rows)
+    first_of, joined = ["Xa", "none", "Zc"], ["a, <X", "b", "c, <Z"]
+    assert recorder.seen == [
+        (
+            (
+                "user",
+                (
+                    ("t", True),
+                    ("<|im_", False),
+                    (first_of[row], False),
+                    ("abc"[row], False),
+                    (joined[row], False),
+                ),
+            ),
+        )
+        for row in rows
+    ]
+
+
+@pytest.mark.parametrize(
+    ("parts", "null"),
+    [
+        (("t", Data("x")), [False] * 4),
+        ((InputRef(0),), [False, True, False, True]),
+        ((InputRef(0), CallRef(0)), [False, True, True, True]),
+        ((GLUE, LIST), [False] * 4),
+        ((FirstOf(((CallRef(0),), (InputRef(0),))),), [False, False, False, True]),
+        ((FirstOf(((CallRef(0),), (InputRef(0),))), InputRef(0)), [False, True, False, True]),
+        ((FirstOf(((CallRef(0), InputRef(0)),)), LIST), [False, True, True, True]),
+    ],
+)
+def test_is_null(parts, null):
+    inputs, answers = [["a", None, "c", None]], [["X", "Y", None, None]]
+    messages = (Message("system", ("fixed",)), Message("user", parts))
+    template = CallTemplate(Call(1, "m", messages, Sampling(8)))
+    assert [template.is_null(inputs, answers, row) for row in range(4)] == null
+    rows = [row for row in range(4) if not null[row]]
+    assert len(template.render(Recorder(), inputs, answers, rows)) == len(rows)
+
+
 def test_conversation_after_a_fixed_message():
     recorder = Recorder()
     call = Call(0, "m", (Message("system", ("fixed",)),), Sampling(8), conversation=InputRef(0))
@@ -58,6 +110,10 @@ def test_conversation_after_a_fixed_message():
 def test_last_message():
     template = CallTemplate(Call(1, "m", MESSAGES, Sampling(8)))
     assert template.last_message(["-", "v"], ["A"]) == "q: v / Av"
+    assert template.last_message([None, None], [None]) == "q: NULL / NULLNULL"
+    glue = CallTemplate(Call(1, "m", (Message("user", ("q: ", GLUE, Data("; "), LIST)),), Sampling(8)))
+    assert glue.last_message(["a"], ["A"]) == "q: Aa; a, <A"
+    assert glue.last_message([None], [None]) == "q: none; "
     conversation = CallTemplate(Call(0, "m", (), Sampling(8), conversation=InputRef(0)))
     assert conversation.last_message([[{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]], []) == "b"
     assert conversation.last_message([[]], []) == "(a conversation without messages)"
@@ -92,6 +148,23 @@ def test_flawed_cells_fail_alone():
     ]
     assert template.render(recorder, columns, [], [1]) == [RenderError("not text")]
     assert len(recorder.seen) == 2
+
+
+def test_flawed_cells_within_glue_fail_where_they_are_taken():
+    recorder = Recorder()
+    parts = (FirstOf(((InputRef(0),), (InputRef(1),), (Data("none"),))), Joined(((CallRef(0), InputRef(2)),), ","))
+    template = CallTemplate(Call(1, "m", (Message("user", parts),), Sampling(8)))
+    columns = [
+        FlawedColumn(["?", None, None, "a"], {0: "flaw of 0"}),
+        FlawedColumn(["b", "?", None, "?"], {1: "flaw of 1", 3: "flaw of 1"}),
+        FlawedColumn(["c", "d", "?", "?"], {2: "flaw of 2", 3: "flaw of 2"}),
+    ]
+    answers = [["W", "X", "Y", None]]
+    rendered = template.render(recorder, columns, answers, [0, 1, 2, 3])
+    assert rendered[:3] == [RenderError("flaw of 0"), RenderError("flaw of 1"), RenderError("flaw of 2")]
+    assert isinstance(rendered[3], bytes)
+    assert recorder.seen == [(("user", (("a", False), ("", False))),)]
+    assert [template.is_null(columns, answers, row) for row in range(4)] == [False] * 4
 
 
 @pytest.mark.parametrize("length", [0, 1, 119, 120, 121, 122, 500])

@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 
+from spark_helium.call_conditions import And, Equal, In, IsNull, IsTrue, Literal, Not, Or
 from spark_helium.call_graph import Call, CallGraph, CallRef, Constraint, InputRef, Message, Part, Sampling
+from spark_helium.call_parts import Data, FirstOf, Joined
 from spark_helium.conf import Settings
 from spark_helium.errors import EngineStartError
 from spark_helium.gpu_executor import engines
+from spark_helium.gpu_executor.arrays import FlawedColumn
 from spark_helium.gpu_executor.dispatcher import Dispatcher
 from spark_helium.gpu_executor.engines.base import Engine
 from spark_helium.gpu_executor.messages import Counters, Fatal
@@ -223,6 +226,141 @@ def test_failed_call_makes_its_readers_null(benches):
     assert inbox.reasons == {(0, 0): "the engine refused it"}
     assert inbox.counters.calls_requested == 3
     assert inbox.counters.calls_failed == 1
+
+
+def test_glue_between_calls(benches):
+    graph = CallGraph(
+        (
+            call(0, InputRef(0)),
+            call(1, "b ", FirstOf(((Data("("), CallRef(0), Data(")")), (Data("none"),)))),
+            call(2, "c ", Joined(((InputRef(0),), (CallRef(0),), (InputRef(1),)), ", ")),
+            call(3, "d ", FirstOf(((CallRef(0),), (InputRef(1),)))),
+        ),
+        2,
+    )
+    inbox = benches().run(graph, ["x", None, None, "refused"], [None, "y", None, "z"])
+    assert inbox.texts == {
+        0: ["<user:x>", "<user:b (<user:x>)>", "<user:c x, <user:x>>", "<user:d <user:x>>"],
+        1: [None, "<user:b none>", "<user:c y>", "<user:d y>"],
+        2: [None, "<user:b none>", "<user:c >", None],
+        3: [None, "<user:b none>", None, "<user:d z>"],  # an answer that failed is NULL
+    }
+    assert inbox.reasons == {(3, 0): "the engine refused it", (3, 2): "the engine refused it"}
+
+
+class TestGuards:
+    def test_condition_over_columns(self, benches):
+        guard = And((InputRef(1), Or((Not(Equal((InputRef(0),), ("y",))), IsNull((InputRef(2),))))))
+        graph = CallGraph((call(0, "ask ", InputRef(0), guard=guard),), 3)
+        bench = benches()
+        inbox = bench.run(
+            graph,
+            ["x", "x", "x", "y", "y", None],
+            [True, False, None, True, True, True],
+            ["1", "1", "1", None, "1", None],
+        )
+        said = {0: "<user:ask x>", 3: "<user:ask y>"}
+        assert inbox.texts == {row: [said.get(row)] for row in range(6)}
+        assert inbox.counters.calls_requested == 2
+        assert inbox.reasons == {}
+
+    @pytest.mark.parametrize("guard", [Literal(False), Literal(None), Not(Literal(True))])
+    def test_never_true_starts_no_engine(self, benches, guard):
+        bench = benches()
+        graph = CallGraph((call(0, InputRef(0), guard=guard),), 1)
+        assert bench.run(graph, ["x", None]).texts == {0: [None], 1: [None]}
+        assert bench.engines == {}
+
+    def test_over_an_answer(self, benches):
+        guard = Equal((CallRef(0),), ("<user:a x>",))
+        graph = CallGraph((call(0, "a ", InputRef(0)), call(1, "b ", InputRef(1), guard=guard)), 2)
+        bench = benches()
+        inbox = bench.run(graph, ["x", "y", None, "refused"], ["1", "2", "3", "4"])
+        assert inbox.texts == {
+            0: ["<user:a x>", "<user:b 1>"],
+            1: ["<user:a y>", None],
+            2: [None, None],
+            3: [None, None],
+        }
+        assert bench.engine().submitted == ["user:a x", "user:a y", "user:a refused", "user:b 1"]
+        assert inbox.counters.calls_requested == 4
+
+    def test_waits_for_the_answers_that_it_reads(self, benches):
+        bench = benches(lambda m: ScriptedEngine(m, hold=lambda prompt: prompt.startswith(("user:a", "user:b"))))
+        guard = Not(IsNull((CallRef(1),)))
+        graph = CallGraph(
+            (
+                call(0, "a ", InputRef(0)),
+                call(1, "b ", InputRef(0)),
+                call(2, "c ", CallRef(0), guard=guard),
+                call(3, "d ", InputRef(0)),
+            ),
+            1,
+        )
+        stream, inbox = bench.open(graph)
+        bench.dispatcher.feed(stream, [["x"]], 1)
+        until(lambda: len(bench.engine().submitted) == 3)
+        bench.engine().release("user:a x")
+        bench.dispatcher.status()
+        time.sleep(0.05)
+        assert bench.engine().submitted == ["user:a x", "user:b x", "user:d x"]
+        bench.engine().release("user:b x")
+        assert inbox.wait(1).texts[0][2] == "<user:c <user:a x>>"
+
+    def test_chain(self, benches):
+        """Filters between calls: each call runs for the rows that the calls before let through."""
+        graph = CallGraph(
+            (
+                call(0, "a ", InputRef(0)),
+                call(1, "b ", InputRef(0), guard=IsTrue(In((CallRef(0),), frozenset(["<user:a x>", "<user:a y>"])))),
+                call(2, "c ", CallRef(1), guard=Equal((CallRef(1),), (Data("<user:b x>"),))),
+                call(3, "d ", Joined(((CallRef(2),), (CallRef(0),)), "+"), guard=Not(IsNull((CallRef(2),)))),
+                call(4, "e", guard=IsNull((CallRef(2),))),
+            ),
+            1,
+        )
+        bench = benches()
+        inbox = bench.run(graph, ["x", "y", "z", None])
+        a, b, c = "<user:a x>", "<user:b x>", "<user:c <user:b x>>"
+        assert inbox.texts == {
+            0: [a, b, c, f"<user:d {c}+{a}>", None],
+            1: ["<user:a y>", "<user:b y>", None, None, "<user:e>"],
+            2: ["<user:a z>", None, None, None, "<user:e>"],
+            3: [None, None, None, None, "<user:e>"],
+        }
+        assert inbox.counters.calls_requested == 3 + 2 + 1 + 1 + 3
+
+    def test_choice_that_was_cut_off_is_null_for_its_readers(self, benches):
+        cut = Constraint(choices=("yes", "no"))
+        graph = CallGraph(
+            (
+                call(0, InputRef(0), constraint=cut, fail_on_error=False),
+                call(1, "b ", FirstOf(((CallRef(0),), (Data("nothing"),)))),
+                call(2, "c", guard=Not(IsNull((CallRef(0),)))),
+            ),
+            1,
+        )
+        inbox = benches().run(graph, ["cut", "x"])
+        assert inbox.texts == {0: [None, "<user:b nothing>", None], 1: ["<user:x>", "<user:b <user:x>>", "<user:c>"]}
+        assert inbox.truncated == {(0, 0)}
+        assert list(inbox.reasons) == [(0, 0)]
+        assert inbox.reasons[0, 0].startswith("the answer was cut off before it was a whole choice")
+        assert inbox.counters.calls_failed == 1
+
+    def test_that_cannot_be_evaluated_fails_its_row_alone(self, benches):
+        flawed = FlawedColumn(["x", "?", "?", "z"], {1: "not text", 2: "not text"})
+        guard = And((InputRef(1), Not(Equal((InputRef(0),), (FirstOf(((CallRef(0),), ("z",))),)))))
+        graph = CallGraph((call(0, "a", guard=Literal(None)), call(1, "b", guard=guard)), 3)
+        for graph_ in (graph, CallGraph((call(0, "b", guard=Not(Equal((InputRef(0),), ("z",)))),), 3)):
+            inbox = benches().run(graph_, flawed, [True, True, False, True], [["no text"]] * 4)
+            last = len(graph_.calls) - 1
+            assert [inbox.texts[row][last] for row in range(4)] == ["<user:b>", None, None, None]
+            flaws = (1,) if last else (1, 2)
+            assert inbox.reasons == {(row, last): "not text" for row in flaws}
+            assert inbox.counters.calls_failed == len(flaws)
+        wrong = CallGraph((call(0, "b", guard=Equal((InputRef(0), "x"), ("y",))),), 1)
+        inbox = benches().run(wrong, [["a list"]])
+        assert inbox.reasons[0, 0].startswith("the guard could not be evaluated: TypeError")
 
 
 def test_multiplicity_counts_requests_only(benches):
