@@ -1,0 +1,98 @@
+package org.apache.spark.sql.helium.statistics
+
+import org.apache.spark.sql.catalyst.expressions.{Attribute, Expression, Literal}
+import org.apache.spark.sql.catalyst.plans.logical.LogicalPlan
+import org.apache.spark.sql.helium.expressions._
+import org.apache.spark.sql.helium.plans.EvalLLM
+
+/**
+ * What one call of a node is expected to ask of the engine.
+ *
+ * @param calls rows that reach the call
+ * @param distinct different prompts among them: what the engine answers
+ * @param promptTokens of one prompt
+ * @param outputTokens of one answer, at most
+ * @param prefixTokens of one prompt that all rows share: the template's text before its first slot
+ */
+case class CallEstimate(
+    calls: Estimate,
+    distinct: Estimate,
+    promptTokens: Double,
+    outputTokens: Double,
+    prefixTokens: Double) {
+
+  def totalPromptTokens: Double = distinct.value * promptTokens
+
+  def sharedPrefixTokens: Double = (distinct.value - 1).max(0) * prefixTokens
+}
+
+/**
+ * The cost of LLM calls in tokens.
+ *
+ * A prompt of a query is answered once however many rows ask it, so that what costs is the number of
+ * ''distinct'' prompts times their tokens. Every row that asks costs [[CallEstimates.perRow]] beside it: the way
+ * through Arrow, the daemon and its caches.
+ */
+class CallEstimates(val plans: PlanEstimates = new PlanEstimates) {
+
+  def of(node: EvalLLM): Seq[CallEstimate] = {
+    val rows = plans.rows(node.child)
+    node.calls.map { call =>
+      val reach = call.guard.fold(rows)(g => rows * plans.selectivity(g, node))
+      CallEstimate(
+        calls = reach,
+        distinct = distinctInputs(call, node).atMost(reach),
+        promptTokens = promptTokens(call, node),
+        outputTokens = plans.outputTokens(call),
+        prefixTokens = prefixTokens(call))
+    }
+  }
+
+  /** Tokens of one row of a call, prompt and answer. */
+  def tokens(call: LLMCall, plan: LogicalPlan): Double =
+    promptTokens(call, plan) + plans.outputTokens(call)
+
+  /** Different prompts of a call: its arguments, and those of the answers that it reads. */
+  def distinctInputs(call: LLMCall, node: EvalLLM): Estimate =
+    plans.distinct(inputsOf(call, node), node.child)
+
+  /** The values below the node that a call's prompt depends on. */
+  private def inputsOf(call: LLMCall, node: EvalLLM): Seq[Expression] = {
+    val answers = node.answers.map(_.exprId).zip(node.calls).toMap
+    def open(e: Expression): Seq[Expression] =
+      if (!e.references.exists(a => answers.contains(a.exprId))) Seq(e)
+      else e.references.toSeq.flatMap { a: Attribute =>
+        answers.get(a.exprId).fold[Seq[Expression]](Seq(a))(_.arguments.flatMap(open))
+      }
+    call.arguments.flatMap(open).foldLeft(Seq.empty[Expression]) { (kept, e) =>
+      if (kept.exists(_.semanticEquals(e))) kept else kept :+ e
+    }
+  }
+
+  private def promptTokens(call: LLMCall, plan: LogicalPlan): Double = {
+    val fixed = call.prompt match {
+      case Messages(messages) => messages.flatMap(_.content.parts).collect {
+        case Text(value) => value.length.toDouble
+      }.sum
+      case ConversationColumn(_) => 0.0
+    }
+    val filled = call.prompt.slots.map(i => plans.textLength(call.arguments(i), plan)).sum
+    Tokens.of(fixed + filled) + Tokens.chatOverhead
+  }
+
+  private def prefixTokens(call: LLMCall): Double = call.prompt match {
+    case Messages(messages) =>
+      val parts = messages.flatMap(_.content.parts)
+      Tokens.of(parts.takeWhile {
+        case Text(_) => true
+        case Slot(i) => call.arguments(i).isInstanceOf[Literal]
+      }.collect { case Text(value) => value.length.toDouble }.sum)
+    case ConversationColumn(_) => 0.0
+  }
+}
+
+object CallEstimates {
+
+  /** What a row costs beside the engine, in tokens: about 30 microseconds. */
+  val perRow = 0.05
+}

@@ -1,0 +1,62 @@
+package org.apache.spark.sql.helium.statistics
+
+import org.apache.spark.sql.catalyst.InternalRow
+import org.apache.spark.sql.catalyst.expressions._
+import org.apache.spark.sql.catalyst.plans._
+import org.apache.spark.sql.catalyst.plans.logical._
+import org.apache.spark.sql.helium.testing.PlanSuite
+import org.apache.spark.sql.types._
+import org.apache.spark.unsafe.types.UTF8String
+
+class PlanEstimatesSuite extends PlanSuite {
+
+  private val local = LocalRelation(Seq(id, body), (0 until 20).map(i =>
+    InternalRow(i, UTF8String.fromString("abcd" * (1 + i % 2)))))
+
+  private def plans = new PlanEstimates
+
+  test("rows and distinct values of local data are counted") {
+    equal(plans.rows(local), Estimate(20, measured = true))
+    equal(plans.distinct(Seq(body), local), Estimate(2, measured = true))
+    equal(plans.distinct(Seq(Concat(Seq(body, Literal("x")))), local), Estimate(2, measured = true))
+    equal(plans.textLength(body, local), 6.0)
+  }
+
+  test("a range, a remainder of it, and a share of it") {
+    val range = Range(0, 1000, 1, 1)
+    val n = range.output.head
+    equal(plans.rows(range), Estimate(1000, measured = true))
+    equal(plans.distinct(Seq(Remainder(n, Literal(10L))), range), Estimate(10, measured = true))
+    val some = plans.rows(Filter(LessThan(n, Literal(100L)), range))
+    equal((some.value - 100).abs < 1, true, some.toString)
+  }
+
+  test("limits, aggregates, unions") {
+    equal(plans.rows(Limit(Literal(3), local)).value, 3.0)
+    equal(plans.rows(Aggregate(Seq(body), Seq(body), local)), Estimate(2, measured = true))
+    equal(plans.rows(Union(Seq(local, local))).value, 40.0)
+  }
+
+  test("an equality join of known sides") {
+    val key = AttributeReference("key", IntegerType)()
+    val few = LocalRelation(Seq(key), (0 until 5).map(i => InternalRow(i)))
+    val join = Join(local, few, Inner, Some(EqualTo(id, key)), JoinHint.NONE)
+    equal(plans.joinedShare(join, left = true), Estimate(0.25, measured = true))
+    equal(plans.rows(join), Estimate(5, measured = true))
+  }
+
+  test("a call's choices say how many answers there are and how often one comes") {
+    val question = call("Good? {0}", body)
+    val chosen = question.copy(options = question.options.copy(constraint =
+      Some(org.apache.spark.sql.helium.expressions.Choices(Seq("yes", "no", "maybe", "never")))))
+    val a = answer(chosen)
+    val node = eval(chosen -> a)(local)
+    equal(plans.selectivity(yes(a), node), Estimate(0.25, measured = true))
+    equal(plans.distinct(Seq(a), node).value, 4.0)
+  }
+
+  test("what is not known is said to be a default") {
+    equal(plans.rows(relation).measured, true) // an empty relation is known to be empty
+    equal(plans.selectivity(GreaterThan(Length(body), Literal(3)), local).measured, false)
+  }
+}
