@@ -6,10 +6,12 @@ import scala.util.Using
 
 import org.apache.spark.{SPARK_VERSION, SparkEnv}
 import org.apache.spark.sql.SparkSessionExtensions
+import org.apache.spark.sql.catalyst.optimizer.{CollapseProject, ColumnPruning}
 import org.apache.spark.sql.catalyst.plans.logical.LogicalPlan
 import org.apache.spark.sql.catalyst.rules.Rule
 import org.apache.spark.sql.helium.execution.EvalLLMStrategy
 import org.apache.spark.sql.helium.expressions.FunctionCatalog
+import org.apache.spark.sql.helium.plans.EvalLLM
 import org.apache.spark.sql.helium.rules._
 
 /**
@@ -20,11 +22,15 @@ import org.apache.spark.sql.helium.rules._
  *   parse and analyse    functions of FunctionCatalog resolve to LLMCall expressions
  *   check                CheckLLMCallPlacement
  *   optimize, early      PrepareLLMCalls: RewriteSubqueriesWithCalls, RewriteTwoSidedJoinCalls,
- *                        ExtractLLMCalls, MergeEqualCalls, GuardConditionalCalls (once, before
- *                        Spark's operator rules copy expressions)
+ *                        ExtractLLMCalls, FuseAdjacentCallGraphs, MergeEqualCalls,
+ *                        GuardConditionalCalls (once, before Spark's operator rules copy expressions)
  *   optimize             PushThroughEvalLLM, PruneUnusedCalls (to a fixed point, with Spark's own
  *                        push-down and column pruning)
- *   plan                 EvalLLMStrategy: EvalLLM to EvalLLMExec
+ *   optimize, by cost    ArrangeLLMCalls: PlaceCallsByCost, FuseCallGraphs, MergeEqualCalls,
+ *                        GuardConditionalCalls, OrderLLMFilters, PruneUnusedCalls, ShareLLMSubplans,
+ *                        DeduplicateInputs, PlaceByPrefix, MaterializeDraws (once, when Spark's
+ *                        operator rules are done)
+ *   plan                 EvalLLMStrategy: EvalLLM to EvalLLMExec, a shared subplan to an exchange
  * }}}
  */
 class HeliumExtensions extends (SparkSessionExtensions => Unit) {
@@ -41,6 +47,7 @@ class HeliumExtensions extends (SparkSessionExtensions => Unit) {
     extensions.injectPreOperatorOptimizationRule(_ => PrepareLLMCalls)
     extensions.injectOptimizerRule(_ => PushThroughEvalLLM)
     extensions.injectOptimizerRule(_ => PruneUnusedCalls)
+    extensions.injectPreCBORule(_ => ArrangeLLMCalls)
     extensions.injectPlannerStrategy(_ => EvalLLMStrategy)
   }
 }
@@ -49,10 +56,25 @@ class HeliumExtensions extends (SparkSessionExtensions => Unit) {
 private object PrepareLLMCalls extends Rule[LogicalPlan] {
 
   private val rules = Seq(
-    RewriteSubqueriesWithCalls, RewriteTwoSidedJoinCalls, ExtractLLMCalls, MergeEqualCalls,
-    GuardConditionalCalls)
+    RewriteSubqueriesWithCalls, RewriteTwoSidedJoinCalls, ExtractLLMCalls, FuseAdjacentCallGraphs,
+    MergeEqualCalls, GuardConditionalCalls)
 
   override def apply(plan: LogicalPlan): LogicalPlan = rules.foldLeft(plan)((p, rule) => rule(p))
+}
+
+/**
+ * The late rules in their order. What moves calls comes first, what looks at the whole query next, and
+ * what decides where rows go last: an exchange in between would hide one node from another.
+ */
+private object ArrangeLLMCalls extends Rule[LogicalPlan] {
+
+  private val rules = Seq(
+    PlaceCallsByCost, ColumnPruning, FuseCallGraphs, CollapseProject, MergeEqualCalls,
+    GuardConditionalCalls, OrderLLMFilters, PruneUnusedCalls, ColumnPruning, ShareLLMSubplans,
+    DeduplicateInputs, PlaceByPrefix, ColumnPruning, MaterializeDraws)
+
+  override def apply(plan: LogicalPlan): LogicalPlan =
+    if (plan.exists(_.isInstanceOf[EvalLLM])) rules.foldLeft(plan)((p, rule) => rule(p)) else plan
 }
 
 /** Refuses a Spark that the jar was not built for, before anything fails to link. */

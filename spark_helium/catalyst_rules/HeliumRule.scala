@@ -2,7 +2,7 @@ package org.apache.spark.sql.helium
 
 import org.apache.spark.sql.catalyst.plans.logical.LogicalPlan
 import org.apache.spark.sql.catalyst.rules.Rule
-import org.apache.spark.sql.helium.plans.EvalLLM
+import org.apache.spark.sql.helium.plans.{EvalLLM, RuleNote}
 
 /**
  * A rule that rewrites `EvalLLM` nodes, behind its own switch and the one of all rules.
@@ -16,6 +16,16 @@ abstract class HeliumRule(name: String) extends Rule[LogicalPlan] {
 
   /** The plan after the rule; the same object when it does not apply. */
   protected def rewrite(plan: LogicalPlan): LogicalPlan
+
+  /** Says in the report what the rule did. */
+  protected def did(text: => String): Unit =
+    RuleTrace.record(RuleNote(title, applied = true, text))
+
+  /** The node with the reason why the rule left it, for EXPLAIN and the report. */
+  protected def declined(node: EvalLLM, reason: String): EvalLLM =
+    node.noted(RuleNote(title, applied = false, reason))
+
+  private def title: String = getClass.getSimpleName.stripSuffix("$")
 
   private def enabled: Boolean =
     HeliumConf.boolean(conf, "spark.helium.optimizer.enabled") &&

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 
@@ -16,7 +17,7 @@ from spark_helium.conf import registry
 from .random_queries import queries
 
 PLANS = int(os.environ.get("SPARK_HELIUM_RANDOM_PLANS", "150"))
-SWITCHES = [key for key in registry() if key.startswith("spark.helium.optimizer.") and key.count(".") == 4]
+SWITCHES = [key for key in registry() if re.fullmatch(r"spark\.helium\.optimizer\.\w+\.enabled", key)]
 
 T_ROWS = [
     (i, [None, "a", "b", "red shoe", "a"][i % 5], ["x", None, "y"][i % 3], None if i % 7 == 3 else i * 3 % 8)

@@ -1,5 +1,7 @@
 package org.apache.spark.sql.helium.execution
 
+import java.util.{ArrayList => JArrayList}
+
 import org.json4s.{JObject, JString}
 
 import org.apache.spark.{JobArtifactSet, PartitionEvaluator, PartitionEvaluatorFactory}
@@ -13,7 +15,7 @@ import org.apache.spark.sql.execution.metric.{SQLMetric, SQLMetrics}
 import org.apache.spark.sql.execution.python._
 import org.apache.spark.sql.helium.{HeliumConf, HeliumErrors}
 import org.apache.spark.sql.helium.expressions.LLMCall
-import org.apache.spark.sql.helium.plans.{CallGraph, EvalLLM}
+import org.apache.spark.sql.helium.plans.{CallGraph, CallLines, EvalLLM, RuleNote}
 import org.apache.spark.sql.types.{StringType, StructField, StructType}
 
 /**
@@ -31,7 +33,11 @@ import org.apache.spark.sql.types.{StringType, StructField, StructType}
  * the order of the input. The struct holds `c0 .. cN`, the answers; `usage`, what was counted since
  * the last batch (NULL on most rows); and `failure`, which ends the query.
  */
-case class EvalLLMExec(calls: Seq[LLMCall], answers: Seq[Attribute], child: SparkPlan)
+case class EvalLLMExec(
+    calls: Seq[LLMCall],
+    answers: Seq[Attribute],
+    child: SparkPlan,
+    notes: Seq[RuleNote] = Nil)
   extends UnaryExecNode
   with PythonSQLMetrics {
 
@@ -50,15 +56,33 @@ case class EvalLLMExec(calls: Seq[LLMCall], answers: Seq[Attribute], child: Spar
 
   override def additionalMetrics: Map[String, SQLMetric] = EvalLLMExec.metrics(this)
 
-  override def simpleString(maxFields: Int): String = s"EvalLLM [${EvalLLM.describe(calls, answers)}]"
+  override def simpleString(maxFields: Int): String = s"EvalLLM ${EvalLLM.count(calls.size)}"
 
   override def verboseStringWithOperatorId(): String =
     s"""
        |$formattedNodeName
        |Input: ${child.output.mkString("[", ", ", "]")}
        |Calls:
-       |${EvalLLM.describe(calls, answers, "\n").linesIterator.map("  " + _).mkString("\n")}
+       |${CallLines(calls, answers, notes).map("  " + _).mkString("\n")}
        |""".stripMargin
+
+  override def generateTreeString(
+      depth: Int,
+      lastChildren: JArrayList[Boolean],
+      append: String => Unit,
+      verbose: Boolean,
+      prefix: String,
+      addSuffix: Boolean,
+      maxFields: Int,
+      printNodeId: Boolean,
+      printOutputColumns: Boolean,
+      indent: Int): Unit = {
+    // EXPLAIN FORMATTED has its own part for the details.
+    val lines = if (printNodeId) Nil else CallLines(calls, answers, notes)
+    super.generateTreeString(depth, lastChildren,
+      CallLines.after(append, depth, lastChildren, indent, lines),
+      verbose, prefix, addSuffix, maxFields, printNodeId, printOutputColumns, indent)
+  }
 
   override protected def withNewChildInternal(newChild: SparkPlan): EvalLLMExec =
     copy(child = newChild)

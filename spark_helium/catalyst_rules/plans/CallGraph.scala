@@ -5,7 +5,7 @@ import scala.collection.mutable
 import org.json4s._
 import org.json4s.jackson.JsonMethods
 
-import org.apache.spark.sql.catalyst.expressions.{Attribute, Expression}
+import org.apache.spark.sql.catalyst.expressions.{Attribute, AttributeSet, Expression, Literal}
 import org.apache.spark.sql.helium.expressions._
 
 /**
@@ -26,26 +26,19 @@ case class CallGraph(inputs: Seq[Expression], calls: Seq[CallGraph.Node]) {
 
 object CallGraph {
 
-  val version = 1
+  val version = 2
 
-  /** Where the value of a slot comes from. */
-  sealed trait Source {
-    def toJson: JValue
-  }
-  case class Input(index: Int) extends Source {
-    override def toJson: JValue = JObject("input" -> JInt(index))
-  }
-  case class Answer(index: Int) extends Source {
-    override def toJson: JValue = JObject("call" -> JInt(index))
-  }
-
-  case class Node(call: LLMCall, sources: Seq[Source], guard: Option[Input] = None) {
+  /**
+   * @param arguments the parts of each argument's text, see [[Glue]]
+   * @param guard the condition under which the call runs
+   */
+  case class Node(call: LLMCall, arguments: Seq[List[JValue]], guard: Option[JValue] = None) {
 
     def toJson: JValue = {
       val prompt: List[(String, JValue)] = call.prompt match {
         case Messages(messages) => List("messages" -> JArray(messages.map(message).toList))
         case ConversationColumn(slot) =>
-          List("messages" -> JArray(Nil), "conversation" -> sources(slot).toJson)
+          List("messages" -> JArray(Nil), "conversation" -> arguments(slot).head)
       }
       val s = call.options.sampling
       val sampling = JObject(
@@ -70,31 +63,48 @@ object CallGraph {
           "fail_on_error" -> JBool(call.options.failOnError),
           "multiplicity" -> JInt(call.multiplicity)) ++
         constraint.map("constraint" -> _) ++
-        guard.map("guard" -> _.toJson))
+        guard.map("guard" -> _))
     }
 
     private def message(m: MessageTemplate): JValue = JObject(
       "role" -> JString(m.role),
-      "parts" -> JArray(m.content.parts.map {
-        case Text(value) => JString(value)
-        case Slot(i) => sources(i).toJson
+      "parts" -> JArray(m.content.parts.flatMap {
+        case Text(value) => List(JString(value))
+        case Slot(i) => arguments(i)
       }.toList))
   }
 
+  /** The graph of calls that [[CallLevels]] holds for one. */
   def of(calls: Seq[LLMCall], answers: Seq[Attribute]): CallGraph = {
     val inputs = mutable.ArrayBuffer.empty[Expression]
     val position = answers.map(_.exprId).zipWithIndex.toMap
-    def input(e: Expression): Input = {
+    def input(e: Expression): Int = {
       val known = inputs.indexWhere(i => i.deterministic && i.semanticEquals(e))
-      Input(if (known >= 0) known else { inputs += e; inputs.size - 1 })
+      if (known >= 0) known else { inputs += e; inputs.size - 1 }
     }
-    def source(argument: Expression): Source = argument match {
-      case a: Attribute if position.contains(a.exprId) => Answer(position(a.exprId))
-      case e => input(e)
+    val glue = new Glue(position.get, input)
+    def known[T](e: Expression, found: Option[T]): T = found.getOrElse(
+      throw new IllegalStateException(s"$e stands between two calls of one call graph"))
+    val nodes = calls.map { c =>
+      Node(c, c.arguments.map(a => known(a, glue.text(a))),
+        c.guard.map(g => known(g, glue.condition(g))))
     }
-    val nodes = calls.map(c => Node(c, c.arguments.map(source), c.guard.map(input)))
     CallGraph(inputs.toSeq, nodes)
   }
+
+  /** What the calls read from below, each once, in the order in which the prompts do. */
+  def inputsOf(calls: Seq[LLMCall], answers: Seq[Attribute]): Seq[Expression] = {
+    val known = AttributeSet(answers)
+    val read = calls.flatMap(_.arguments) ++ calls.flatMap(_.guard)
+    read.flatMap(outermost(_, known)).filterNot(_.isInstanceOf[Literal])
+      .foldLeft(Seq.empty[Expression]) { (kept, e) =>
+        if (kept.exists(_.semanticEquals(e))) kept else kept :+ e
+      }
+  }
+
+  /** The largest parts of an expression that read no answer. */
+  private def outermost(e: Expression, answers: AttributeSet): Seq[Expression] =
+    if (!e.references.exists(answers.contains)) Seq(e) else e.children.flatMap(outermost(_, answers))
 
   def render(json: JValue): String = JsonMethods.compact(json)
 

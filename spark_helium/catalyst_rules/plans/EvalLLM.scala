@@ -1,24 +1,39 @@
 package org.apache.spark.sql.helium.plans
 
+import java.util.{ArrayList => JArrayList}
+
+import scala.util.control.NonFatal
+
 import org.apache.spark.sql.catalyst.expressions._
 import org.apache.spark.sql.catalyst.plans.QueryPlan
-import org.apache.spark.sql.catalyst.plans.logical.{LogicalPlan, UnaryNode}
+import org.apache.spark.sql.catalyst.plans.logical._
+import org.apache.spark.sql.catalyst.plans.logical.statsEstimation.EstimationUtils
 import org.apache.spark.sql.helium.expressions.LLMCall
+import org.apache.spark.sql.helium.statistics.{CallEstimates, PlanEstimates, Tokens}
+
+/** What a rule did to a node, or why it left it as it is. */
+case class RuleNote(rule: String, applied: Boolean, text: String)
 
 /**
  * Adds the answers of LLM calls to each row of its child: one call graph.
  *
- * The calls stand in topological order. An argument of a call is an expression over the child's
- * output, or, with nothing around it, the answer of an earlier call of this node. Order and number
- * of rows stay as they are.
+ * The calls stand in topological order. Arguments and guards are expressions over the child's output
+ * and the answers of earlier calls. What can be told to the node daemon (see [[Glue]]) travels in one
+ * call graph; around anything else the node is divided when it is planned (see [[CallLevels]]). Order
+ * and number of rows stay as they are.
  *
  * Calls and answers stand side by side, as in Spark's own Python evaluation, and not as aliases:
  * Spark takes aliases apart in any operator that it does not know.
  *
  * @param calls the calls
  * @param answers the attribute that holds the answer of each call
+ * @param notes what the rules did here and why one declined, for EXPLAIN
  */
-case class EvalLLM(calls: Seq[LLMCall], answers: Seq[Attribute], child: LogicalPlan)
+case class EvalLLM(
+    calls: Seq[LLMCall],
+    answers: Seq[Attribute],
+    child: LogicalPlan,
+    notes: Seq[RuleNote] = Nil)
   extends UnaryNode {
 
   override lazy val output: Seq[Attribute] = child.output ++ answers
@@ -29,14 +44,57 @@ case class EvalLLM(calls: Seq[LLMCall], answers: Seq[Attribute], child: LogicalP
 
   override def maxRowsPerPartition: Option[Long] = child.maxRowsPerPartition
 
+  override def outputOrdering: Seq[SortOrder] = child.outputOrdering
+
+  /** The child's statistics and, for the answers, how many and how long they are expected to be. */
+  override def stats: Statistics = statsCache.getOrElse {
+    val below = child.stats
+    val plans = new PlanEstimates
+    val ofAnswers = calls.zip(answers).map { case (call, answer) =>
+      val length = (plans.outputTokens(call) * Tokens.charactersPerToken).toLong
+      answer -> ColumnStat(
+        distinctCount = Some(BigInt(plans.distinct(Seq(answer), this).value.toLong.max(1))),
+        avgLen = Some(length), maxLen = Some(length))
+    }
+    val attributes = AttributeMap(below.attributeStats.toSeq ++ ofAnswers)
+    val width = (of: Seq[Attribute]) => EstimationUtils.getSizePerRow(of, attributes)
+    val size = (BigDecimal(below.sizeInBytes) * BigDecimal(width(output)) /
+      BigDecimal(width(child.output))).toBigInt
+    val result = Statistics(size, below.rowCount, attributes)
+    statsCache = Some(result)
+    result
+  }
+
   // Spark numbers what comes from below; a call that reads an answer of this node needs more.
   override protected def doCanonicalize(): LogicalPlan = {
     val (canonicalCalls, canonicalAnswers) = EvalLLM.canonicalized(calls, answers, child.output)
     EvalLLM(canonicalCalls, canonicalAnswers, child.canonicalized)
   }
 
-  override def simpleString(maxFields: Int): String =
-    s"EvalLLM [${EvalLLM.describe(calls, answers)}]"
+  /** Other calls in place of these; the node goes when there is none. */
+  def withCalls(kept: Seq[(LLMCall, Attribute)]): LogicalPlan =
+    if (kept.isEmpty) child else copy(calls = kept.map(_._1), answers = kept.map(_._2))
+
+  /** The node with a note; the same object when it has the note. */
+  def noted(note: RuleNote): EvalLLM =
+    if (notes.contains(note)) this else copy(notes = notes :+ note)
+
+  override def simpleString(maxFields: Int): String = s"EvalLLM ${EvalLLM.count(calls.size)}"
+
+  override def generateTreeString(
+      depth: Int,
+      lastChildren: JArrayList[Boolean],
+      append: String => Unit,
+      verbose: Boolean,
+      prefix: String,
+      addSuffix: Boolean,
+      maxFields: Int,
+      printNodeId: Boolean,
+      printOutputColumns: Boolean,
+      indent: Int): Unit =
+    super.generateTreeString(depth, lastChildren,
+      CallLines.after(append, depth, lastChildren, indent, CallLines(calls, answers, notes)),
+      verbose, prefix, addSuffix, maxFields, printNodeId, printOutputColumns, indent)
 
   override protected def withNewChildInternal(newChild: LogicalPlan): EvalLLM =
     copy(child = newChild)
@@ -58,11 +116,17 @@ object EvalLLM {
     (calls.map(c => positioned(c).canonicalized.asInstanceOf[LLMCall]), answers.map(positioned(_)))
   }
 
-  /** The calls as EXPLAIN shows them. */
-  def describe(calls: Seq[LLMCall], answers: Seq[Attribute], between: String = ", "): String =
-    calls.zip(answers).map { case (call, answer) =>
-      val merged = if (call.multiplicity > 1) s" (for ${call.multiplicity} equal calls)" else ""
-      val when = call.guard.fold("")(g => s" when $g")
-      s"$answer = ${call.describe}$when$merged"
-    }.mkString(between)
+  def count(calls: Int): String = if (calls == 1) "1 call" else s"$calls calls"
+
+  /** What the calls are expected to ask for, in a line; empty where it cannot be told. */
+  def estimate(node: EvalLLM): String =
+    try {
+      val each = new CallEstimates().of(node)
+      val known = if (each.forall(_.distinct.measured)) "" else " (some by default)"
+      f"${each.map(_.calls.value).sum}%,.0f calls, ${each.map(_.distinct.value).sum}%,.0f prompts, " +
+        f"${each.map(_.totalPromptTokens).sum}%,.0f prompt tokens, " +
+        f"${each.map(_.sharedPrefixTokens).sum}%,.0f of them in shared prefixes$known"
+    } catch {
+      case NonFatal(_) => "" // an estimate must never be what ends a query
+    }
 }

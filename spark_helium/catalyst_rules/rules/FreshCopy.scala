@@ -42,6 +42,23 @@ private[rules] object FreshCopy {
     (copy, AttributeMap(plan.output.zip(copy.output)))
   }
 
+  /** Whether a plan gives the same rows when it is computed twice. */
+  def isRepeatable(plan: LogicalPlan): Boolean = notRepeatable(plan).isEmpty
+
+  /** Why computing a plan twice could give other rows; None when it cannot. */
+  def notRepeatable(plan: LogicalPlan): Option[String] =
+    if (plan.isStreaming) Some("is a stream")
+    else if (!plan.deterministic) Some("is not deterministic")
+    else if (plan.exists(takesSomeRows)) Some("takes some rows of many without an order")
+    else None
+
+  private def takesSomeRows(plan: LogicalPlan): Boolean = plan match {
+    case GlobalLimit(_, LocalLimit(_, _: Sort)) | GlobalLimit(_, _: Sort) => false
+    case LocalLimit(_, _: Sort) => false
+    case _: GlobalLimit | _: LocalLimit | _: Offset | _: Tail => true
+    case _ => false
+  }
+
   private def newId(e: NamedExpression): NamedExpression = e match {
     case alias: Alias => Alias(alias.child, alias.name)(
       qualifier = alias.qualifier, explicitMetadata = alias.explicitMetadata,

@@ -48,7 +48,14 @@ object GuardConditionalCalls extends HeliumRule("guardConditionalCalls") {
         }
       }
     }
-    if (calls == node.calls) None else Some(rebuild(node.copy(calls = calls)))
+    if (calls == node.calls) {
+      None
+    } else {
+      calls.zip(node.calls).zip(node.answers).foreach { case ((after, before), answer) =>
+        if (after.guard != before.guard) did(s"$answer runs when ${after.guard.mkString}")
+      }
+      Some(rebuild(node.copy(calls = calls)))
+    }
   }
 
   /** When the value of `e` depends on `answer`: false if never, true if always or not known. */

@@ -77,9 +77,10 @@ object MergeEqualCalls extends HeliumRule("mergeEqualCalls") {
   }
 
   private def replaced(call: LLMCall, became: collection.Map[ExprId, Attribute]): LLMCall =
-    call.copy(arguments = call.arguments.map(_.transform {
+    if (became.isEmpty) call
+    else call.mapChildren(_.transform {
       case a: Attribute => became.getOrElse(a.exprId, a)
-    }))
+    }).asInstanceOf[LLMCall]
 
   private def rebuilt(
       node: EvalLLM,
@@ -93,7 +94,10 @@ object MergeEqualCalls extends HeliumRule("mergeEqualCalls") {
         became.get(a.exprId).fold[NamedExpression](a)(one => Alias(one, a.name)(exprId = a.exprId))
       }
       val (calls, answers) = kept.unzip
-      Project(output, if (kept.isEmpty) child else EvalLLM(calls, answers, child))
+      did(s"${became.size} of ${EvalLLM.count(node.calls.size)} equal to another")
+      Project(output,
+        if (kept.isEmpty) child
+        else node.copy(calls = calls, answers = answers, child = child))
     }
   }
 

@@ -80,19 +80,11 @@ object RewriteTwoSidedJoinCalls extends Rule[LogicalPlan] {
       Some("it reads both sides, and one of them is a stream")
     } else {
       sides.collectFirst {
-        case (name, side) if !side.deterministic => s"the $name side is not deterministic"
-        case (name, side) if side.exists(takesSomeRows) =>
-          s"the $name side takes some rows of many without an order"
+        case (name, side) if !FreshCopy.isRepeatable(side) =>
+          s"the $name side ${FreshCopy.notRepeatable(side).get}"
       }.orElse(incomparable(join).map(a =>
         s"it compares ${a.name} of type ${a.dataType.sql}, in which equal values may differ"))
     }
-  }
-
-  private def takesSomeRows(plan: LogicalPlan): Boolean = plan match {
-    case GlobalLimit(_, LocalLimit(_, _: Sort)) | GlobalLimit(_, _: Sort) => false
-    case LocalLimit(_, _: Sort) => false
-    case _: GlobalLimit | _: LocalLimit | _: Offset | _: Tail => true
-    case _ => false
   }
 
   /** A column beside the calls' arguments that must be compared as it is, and cannot be. */

@@ -1,5 +1,7 @@
 package org.apache.spark.sql.helium.plans
 
+import org.json4s.JArray
+
 import org.apache.spark.sql.catalyst.expressions._
 import org.apache.spark.sql.helium.testing.PlanSuite
 
@@ -12,18 +14,26 @@ class CallGraphSuite extends PlanSuite {
     val third = call("{0} {1}", body, Upper(title))
     val graph = CallGraph.of(Seq(first, second, third), Seq(short, answer(second), answer(third)))
     equal(graph.inputs, Seq(body, Upper(title)))
-    equal(graph.calls.map(_.sources), Seq(
-      Seq(CallGraph.Input(0)),
-      Seq(CallGraph.Input(1), CallGraph.Answer(0)),
-      Seq(CallGraph.Input(0), CallGraph.Input(1))))
+    equal(graph.calls.map(_.arguments.map(a => CallGraph.render(JArray(a)))), Seq(
+      Seq("""[{"input":0}]"""),
+      Seq("""[{"input":1}]""", """[{"call":0}]"""),
+      Seq("""[{"input":0}]""", """[{"input":1}]""")))
   }
 
   test("the JSON that Python reads") {
     val first = call("Shorten {0}", body)
     equal(CallGraph.render(CallGraph.of(Seq(first), Seq(answer(first))).toJson),
-      """{"version":1,"inputs":1,"calls":[{"function":"llm","model":"smollm2-135m",""" +
+      """{"version":2,"inputs":1,"calls":[{"function":"llm","model":"smollm2-135m",""" +
       """"messages":[{"role":"user","parts":["Shorten ",{"input":0}]}],""" +
       """"sampling":{"max_tokens":16,"temperature":0.0,"top_p":1.0,"seed":null,"stop":[]},""" +
       """"result_type":"\"string\"","fail_on_error":true,"multiplicity":1}]}""")
+  }
+
+  test("what the prompts read from below, in their order") {
+    val first = call("Shorten {0}", body)
+    val short = answer(first)
+    val second = call("{0}: {1}", Concat(Seq(short, Upper(title))), body)
+    equal(CallGraph.inputsOf(Seq(first, second), Seq(short, answer(second))),
+      Seq(body, Upper(title)))
   }
 }

@@ -13,7 +13,7 @@ abstract class PlanSuite extends HeliumSuite {
   protected val id = AttributeReference("id", IntegerType)()
   protected val body = AttributeReference("body", StringType)()
   protected val title = AttributeReference("title", StringType)()
-  protected val relation: LogicalPlan = LocalRelation(id, body, title)
+  protected lazy val relation: LogicalPlan = LocalRelation(id, body, title)
 
   protected def call(template: String, args: Expression*): LLMCall =
     callWith(SamplingOptions(16))(template, args: _*)
@@ -36,6 +36,11 @@ abstract class PlanSuite extends HeliumSuite {
     val conf = new SQLConf
     conf.setConfString(key, value)
     SQLConf.withExistingConf(conf)(body)
+  }
+
+  /** The plan without the reasons that rules left on its nodes. */
+  protected def withoutNotes(plan: LogicalPlan): LogicalPlan = plan.transform {
+    case node: EvalLLM if node.notes.nonEmpty => node.copy(notes = Nil)
   }
 
   protected def samePlan(actual: LogicalPlan, expected: LogicalPlan): Unit = {

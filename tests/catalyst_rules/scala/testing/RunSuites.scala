@@ -4,6 +4,7 @@ import org.apache.spark.sql.helium._
 import org.apache.spark.sql.helium.expressions._
 import org.apache.spark.sql.helium.plans._
 import org.apache.spark.sql.helium.rules._
+import org.apache.spark.sql.helium.statistics._
 
 /** Runs every suite; exit code 1 when a test failed. */
 object RunSuites {
@@ -14,13 +15,24 @@ object RunSuites {
     new AnswerSchemaSuite,
     new LLMCallBuilderSuite,
     new CallGraphSuite,
+    new GlueSuite,
+    new CallLevelsSuite,
+    new CallLinesSuite,
     new EvalLLMSuite,
     new ExtractLLMCallsSuite,
     new RewriteTwoSidedJoinCallsSuite,
     new MergeEqualCallsSuite,
     new GuardConditionalCallsSuite,
     new PushThroughEvalLLMSuite,
-    new PruneUnusedCallsSuite)
+    new PruneUnusedCallsSuite,
+    new PlanEstimatesSuite,
+    new PlaceCallsByCostSuite,
+    new FuseCallGraphsSuite,
+    new OrderLLMFiltersSuite,
+    new ShareLLMSubplansSuite,
+    new DeduplicateInputsSuite,
+    new PlaceByPrefixSuite,
+    new MaterializeDrawsSuite)
 
   def main(args: Array[String]): Unit = {
     val results = suites.flatMap(_.run())

@@ -1,0 +1,41 @@
+package org.apache.spark.sql.helium.plans
+
+import scala.collection.mutable
+
+import org.apache.spark.sql.catalyst.expressions.{AttributeSet, ExprId}
+import org.apache.spark.sql.catalyst.plans.logical.{LogicalPlan, Project}
+import org.apache.spark.sql.helium.expressions.LLMCall
+
+/**
+ * A node as nodes that the daemon can run, each one call graph.
+ *
+ * A rule, Spark's or ours, may leave an expression between two calls that is not [[Glue]]. Spark then
+ * computes it, between a node with the first call and a node with the second.
+ */
+object CallLevels {
+
+  /** The node itself where one call graph holds it. */
+  def divided(node: EvalLLM): LogicalPlan = {
+    val level = mutable.Map.empty[ExprId, Int]
+    node.calls.zip(node.answers).foreach { case (call, answer) =>
+      val read = call.references.toSeq.flatMap(a => level.get(a.exprId))
+      val lowest = read.maxOption.getOrElse(0)
+      val beside = AttributeSet(node.answers.filter(a => level.get(a.exprId).contains(lowest)))
+      level(answer.exprId) = if (isWithin(call, beside)) lowest else lowest + 1
+    }
+    if (level.values.forall(_ == 0)) {
+      node
+    } else {
+      val nodes = node.calls.zip(node.answers).groupBy { case (_, a) => level(a.exprId) }
+        .toSeq.sortBy(_._1).map(_._2)
+      val stacked = nodes.foldLeft(node.child) { case (below, calls) =>
+        EvalLLM(calls.map(_._1), calls.map(_._2), below, node.notes)
+      }
+      Project(node.output, stacked)
+    }
+  }
+
+  /** Whether a call can stand in one call graph with the calls whose answers are given. */
+  def isWithin(call: LLMCall, answers: AttributeSet): Boolean =
+    call.arguments.forall(Glue.isText(_, answers)) && call.guard.forall(Glue.isCondition(_, answers))
+}

@@ -1,0 +1,197 @@
+package org.apache.spark.sql.helium.plans
+
+import org.json4s._
+
+import org.apache.spark.sql.catalyst.expressions._
+import org.apache.spark.sql.catalyst.expressions.Literal.{FalseLiteral, TrueLiteral}
+import org.apache.spark.sql.types._
+import org.apache.spark.unsafe.types.UTF8String
+
+/**
+ * What of an expression over earlier answers the node daemon can compute for a row by itself: text
+ * put together from columns and answers, and conditions on such text. The JSON forms are the ones of
+ * `spark_helium/call_graph.py`. Whatever reads no answer is one more input column.
+ *
+ * {{{
+ *   concat('<', llm#1, '>')            [{"data": "<"}, {"call": 0}, {"data": ">"}]
+ *   coalesce(llm#1, 'none')            [{"first_of": [[{"call": 0}], [{"data": "none"}]]}]
+ *   concat_ws(', ', title, llm#1)      [{"join": [[{"input": 0}], [{"call": 0}]], "separator": ", "}]
+ *   llm#1 = 'yes' AND id > 3           {"and": [{"equal": [[..], [..]]}, {"input": 1}]}
+ * }}}
+ *
+ * @param position of the call whose answer an attribute is, for the answers that are known here
+ * @param input position of the input column that holds an expression over the child's output
+ */
+class Glue(position: ExprId => Option[Int], input: Expression => Int) {
+
+  /** The parts of a text; None when something stands around an answer that is not glue. */
+  def text(e: Expression): Option[List[JValue]] = e match {
+    case Alias(child, _) => text(child)
+    case Literal(s: UTF8String, StringType) => Some(data(s.toString))
+    case _ if !readsAnswer(e) => Some(List(inputPart(e)))
+    case a: Attribute if a.dataType == StringType => position(a.exprId).map(k => List(callPart(k)))
+    // The answer of a call with failOnError => false.
+    case GetStructField(a: Attribute, 0, _) if e.dataType == StringType =>
+      position(a.exprId).map(k => List(callPart(k)))
+    case Cast(child, StringType, _, _) if child.dataType == StringType => text(child)
+    case Concat(children) if e.dataType == StringType => all(children.map(text)).map(_.flatten)
+    case Coalesce(children) if e.dataType == StringType =>
+      all(children.map(lazily(_)(text))).map(c => List(JObject("first_of" -> arrays(c))))
+    case ConcatWs(Literal(separator: UTF8String, StringType) +: items)
+        if items.flatMap(elements).forall(_.dataType == StringType) =>
+      all(items.flatMap(elements).map(lazily(_)(text))).map(i => List(JObject(
+        "join" -> arrays(i), "separator" -> JString(separator.toString))))
+    case FormatString(Literal(format: UTF8String, _), arguments @ _*) =>
+      Glue.formatParts(format.toString, arguments.size).flatMap { pieces =>
+        all(pieces.map {
+          case Glue.Constant(value) => Some(data(value))
+          case Glue.Specifier(value, i) => formatted(value, arguments(i))
+        }).map(_.flatten)
+      }
+    case _ => None
+  }
+
+  /** A condition in SQL's three-valued logic; None when it is more than the daemon knows. */
+  def condition(e: Expression): Option[JValue] = e match {
+    case Literal(value, BooleanType) =>
+      Some(JObject("literal" -> (if (value == null) JNull else JBool(value == true))))
+    case _ if !readsAnswer(e) => Some(inputPart(e))
+    case And(left, right) => both(left, right)((l, r) => JObject("and" -> JArray(List(l, r))))
+    case Or(left, right) => both(left, right)((l, r) => JObject("or" -> JArray(List(l, r))))
+    case Not(child) => condition(child).map(negated)
+    case IsNull(child) => textOf(child).map(t => JObject("is_null" -> t))
+    case IsNotNull(child) => textOf(child).map(t => negated(JObject("is_null" -> t)))
+    case EqualNullSafe(child, TrueLiteral) => condition(child).map(isTrue)
+    case EqualNullSafe(child, FalseLiteral) => condition(child).map(c => isTrue(negated(c)))
+    case EqualTo(left, right) => comparison("equal", left, right)
+    case EqualNullSafe(left, right) => comparison("null_safe_equal", left, right)
+    case In(child, values) if values.nonEmpty && values.forall(_.isInstanceOf[Literal]) =>
+      membership(child, values.map(_.asInstanceOf[Literal].value))
+    case InSet(child, values) if values.nonEmpty => membership(child, values.toSeq.sortBy(String.valueOf))
+    case If(predicate, yes, no) => condition(CaseWhen(Seq(predicate -> yes), no))
+    case CaseWhen(branches, otherwise) =>
+      branches.foldRight(condition(otherwise.getOrElse(Literal(null, BooleanType)))) {
+        case ((predicate, value), rest) => for {
+          p <- lazily(predicate)(condition)
+          v <- lazily(value)(condition)
+          r <- rest
+        } yield JObject("or" -> JArray(List(
+          JObject("and" -> JArray(List(isTrue(p), v))),
+          JObject("and" -> JArray(List(negated(isTrue(p)), r))))))
+      }
+    case _ => None
+  }
+
+  private def readsAnswer(e: Expression): Boolean =
+    e.references.exists(a => position(a.exprId).isDefined)
+
+  private def textOf(e: Expression): Option[JValue] =
+    if (e.dataType == StringType) text(e).map(JArray(_)) else None
+
+  private def comparison(name: String, left: Expression, right: Expression): Option[JValue] = for {
+    l <- textOf(left)
+    r <- textOf(right)
+  } yield JObject(name -> JArray(List(l, r)))
+
+  private def membership(child: Expression, values: Seq[Any]): Option[JValue] =
+    textOf(child).map(t => JObject("in" -> t, "values" -> JArray(values.toList.map {
+      case null => JNull
+      case v => JString(v.toString)
+    })))
+
+  private def both(left: Expression, right: Expression)(
+      combine: (JValue, JValue) => JValue): Option[JValue] =
+    for (l <- lazily(left)(condition); r <- lazily(right)(condition)) yield combine(l, r)
+
+  /** A piece that Spark may not compute for every row; as an input column it would be. */
+  private def lazily[T](e: Expression)(form: Expression => Option[T]): Option[T] =
+    if (!readsAnswer(e) && e.throwable) None else form(e)
+
+  /** Items of concat_ws; those of an array that is written out count one by one. */
+  private def elements(e: Expression): Seq[Expression] = e match {
+    case CreateArray(children, _) => children
+    case other => Seq(other)
+  }
+
+  /** One specifier of format_string, which writes NULL as null. */
+  private def formatted(specifier: String, argument: Expression): Option[List[JValue]] =
+    if (!readsAnswer(argument)) {
+      text(FormatString(Literal(specifier), argument))
+    } else if (specifier == "%s") {
+      text(argument).map(t => List(JObject("first_of" -> arrays(Seq(t, data("null"))))))
+    } else {
+      None
+    }
+
+  private def data(value: String): List[JValue] =
+    List(JObject("data" -> JString(value)))
+
+  private def inputPart(e: Expression): JValue = JObject("input" -> JInt(input(e)))
+
+  private def callPart(k: Int): JValue = JObject("call" -> JInt(k))
+
+  private def negated(c: JValue): JValue = JObject("not" -> c)
+
+  private def isTrue(c: JValue): JValue = JObject("is_true" -> c)
+
+  private def arrays(parts: Seq[List[JValue]]): JArray = JArray(parts.map(JArray(_)).toList)
+
+  private def all[T](options: Seq[Option[T]]): Option[List[T]] =
+    if (options.forall(_.isDefined)) Some(options.map(_.get).toList) else None
+}
+
+object Glue {
+
+  /** Whether the daemon can compute a prompt's argument that reads the given answers. */
+  def isText(e: Expression, answers: AttributeSet): Boolean =
+    !reads(e, answers) || checking(answers).text(e).isDefined
+
+  /** Whether the daemon can evaluate a condition that reads the given answers. */
+  def isCondition(e: Expression, answers: AttributeSet): Boolean =
+    !reads(e, answers) || checking(answers).condition(e).isDefined
+
+  private def reads(e: Expression, answers: AttributeSet): Boolean =
+    e.references.exists(answers.contains)
+
+  private def checking(answers: AttributeSet): Glue = {
+    val ids = answers.toSeq.map(_.exprId).toSet
+    new Glue(id => if (ids(id)) Some(0) else None, _ => 0)
+  }
+
+  private[plans] sealed trait FormatPart
+  private[plans] case class Constant(value: String) extends FormatPart
+  private[plans] case class Specifier(value: String, argument: Int) extends FormatPart
+
+  private val specifier = """%(\d+\$)?([-#+ 0,(<]*)(\d+)?(\.\d+)?([a-zA-Z%])""".r
+
+  /**
+   * A format as constants and specifiers with the position of their argument; None where a specifier
+   * is more than a plain one.
+   */
+  private[plans] def formatParts(
+      format: String, arguments: Int): Option[Seq[FormatPart]] = {
+    val parts = Seq.newBuilder[FormatPart]
+    var end = 0
+    var next = 0
+    var plain = true
+    specifier.findAllMatchIn(format).foreach { m =>
+      val constant = format.substring(end, m.start)
+      plain &&= !constant.contains('%')
+      parts += Constant(constant)
+      end = m.end
+      m.group(5) match {
+        case "%" => parts += Constant("%")
+        case "n" => parts += Constant(System.lineSeparator)
+        case _ if m.group(2).contains('<') => plain = false
+        case conversion =>
+          val i = Option(m.group(1)).fold { next += 1; next - 1 }(_.dropRight(1).toInt - 1)
+          plain &&= i < arguments && i >= 0
+          val width = Seq(3, 4).flatMap(g => Option(m.group(g))).mkString
+          parts += Specifier(s"%${m.group(2)}$width$conversion", i)
+      }
+    }
+    val tail = format.substring(end)
+    parts += Constant(tail)
+    if (plain && !tail.contains('%')) Some(parts.result().filter(_ != Constant(""))) else None
+  }
+}
