@@ -66,7 +66,7 @@ demo: $(INSTALLED) ## Ask the built-in model about a table of product reviews (E
 .PHONY: test
 test: lint typecheck scala ## All checks and tests, the real engine's too
 	$(PYTEST) -m "not engine" $(SUITES)
-	$(PYTEST) --session connect $(addprefix tests/sql/test_,placement.py analysis_errors.py measurement.py)
+	$(PYTEST) --session connect $(addprefix tests/sql/test_,placement.py analysis_errors.py measurement.py report.py)
 	$(PYTEST) -m engine $(SUITES)
 
 .PHONY: test-fast

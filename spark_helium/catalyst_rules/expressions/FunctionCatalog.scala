@@ -2,7 +2,7 @@ package org.apache.spark.sql.helium.expressions
 
 import org.apache.spark.sql.catalyst.FunctionIdentifier
 import org.apache.spark.sql.catalyst.expressions.{Expression, ExpressionInfo}
-import org.apache.spark.sql.helium.execution.UsageCounters
+import org.apache.spark.sql.helium.execution.{QueryReport, UsageCounters}
 
 /** All functions of the extension, in the groups of the documentation. */
 object FunctionCatalog {
@@ -79,7 +79,11 @@ object FunctionCatalog {
     Function(
       name = UsageCounters.function,
       usage = "_FUNC_() - What the LLM calls of this session have used so far.",
-      arguments = "", examples = "", builder = UsageCounters.build))
+      arguments = "", examples = "", builder = UsageCounters.build),
+    Function(
+      name = QueryReport.function,
+      usage = "_FUNC_(view, analyze) - What the optimizer makes of a view's LLM calls, as JSON.",
+      arguments = "", examples = "", builder = QueryReport.build))
 
   val all: Seq[Function] = calls ++ plumbing
 }

@@ -78,7 +78,7 @@ private[expressions] class OptionReader(function: String, named: Seq[(String, Ex
   }
 }
 
-private[expressions] object OptionReader {
+private[helium] object OptionReader {
 
   def normalize(name: String): String = name.toLowerCase(Locale.ROOT).replace("_", "")
 
