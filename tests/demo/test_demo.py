@@ -40,5 +40,5 @@ def test_demo_on_the_simulator() -> None:
     counted = re.findall(r"^  (\w+) +\| (quality|delivery|price|service) +\| (\d+) *$", done.stdout, re.MULTILINE)
     assert {category for category, _, _ in counted} == {row.category for row in table.load()}
     assert sum(int(count) for _, _, count in counted) == asked
-    assert re.search(r"EvalLLM \[.*\n.*Project.*\n.*Filter \(.*stars", done.stdout)
+    assert re.search(r"EvalLLM 1 call\n(?: +\| .*\n)+.*Project.*\n.*Filter \(.*stars", done.stdout)
     assert re.search(rf"^ +{asked} calls requested$", done.stdout, re.MULTILINE)

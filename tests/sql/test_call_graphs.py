@@ -53,7 +53,6 @@ def test_trading_is_one_node_of_56_distinct_calls(spark: SparkSession, set_setti
     assert (run.calls_requested, run.calls_sent) == (2 * 88, 2 * 56)
     set_setting("spark.helium.optimizer.mergeEqualCalls.enabled", "false")
     assert nodes(trading(stocks)) == [88]
-    set_setting("spark.helium.optimizer.enabled", "false")
     assert sorted(map(tuple, trading(stocks).collect())) == merged
 
 
