@@ -32,6 +32,10 @@ def call(draw: st.DrawFn, table: Table, depth: int) -> str:
     return f"llm('{template}', {', '.join(arguments)}, choices => array('yes', 'no', 'maybe'))"
 
 
+def _ask(argument: str) -> str:
+    return f"llm('rate {{0}}', {argument}, choices => array('yes', 'no', 'maybe'))"
+
+
 def text(table: Table, depth: int) -> st.SearchStrategy[str]:
     column = st.sampled_from(table.text)
     if depth <= 0:
@@ -40,6 +44,11 @@ def text(table: Table, depth: int) -> st.SearchStrategy[str]:
     return st.one_of(
         *[call(table, depth)] * 4,
         st.builds("concat({}, '-')".format, text(table, depth - 1)),
+        st.builds("concat_ws('; ', {}, 'x', {})".format, text(table, depth - 1), text(table, depth - 1)),
+        st.builds("format_string('<%s|%s>', {}, {})".format, text(table, depth - 1), text(table, depth - 1)),
+        st.builds("coalesce({}, 'none')".format, text(table, depth - 1)),
+        # Fails for a row whose branch is not taken.
+        st.sampled_from([f"CASE WHEN {n} <> 0 THEN {_ask(f'CAST(12 / {n} AS STRING)')} END" for n in table.number]),
         st.builds("coalesce({}, {})".format, text(table, depth - 1), text(table, depth - 1)),
         st.builds(
             "CASE WHEN {} THEN {} ELSE {} END".format,
@@ -179,6 +188,50 @@ def common_table(draw: st.DrawFn) -> str:
     )
 
 
+@st.composite
+def chain(draw: st.DrawFn) -> str:
+    """A call over a call, with glue and filters between them."""
+    first = f"SELECT t.id, t.n, t.p, {draw(call(T, 1))} AS a FROM t WHERE {draw(predicate(T, 0))}"
+    inner = Table(("a", "p"), ("id", "n"))
+    second = f"SELECT id, n, p, a, {draw(call(inner, 2))} AS b, {draw(text(inner, 1))} AS g FROM ({first})"
+    third = f"SELECT id, a, b, {draw(text(Table(('a', 'b', 'g'), ('id', 'n')), 1))} AS c"
+    wheres = [draw(st.sampled_from(["", " WHERE a = 'yes'", " WHERE a <> 'no' OR id < 3", " WHERE a IS NOT NULL"]))]
+    wheres.append(draw(st.sampled_from(["", " WHERE b = 'no' AND a IN ('yes', 'maybe')", " WHERE length(b) > 2"])))
+    return f"{third} FROM ({second}{wheres[0]}){wheres[1]}"
+
+
+@st.composite
+def filters(draw: st.DrawFn) -> str:
+    """Conjuncts over several calls of one node."""
+    columns = ", ".join(f"{draw(call(T, 1))} AS {name}" for name in "abc")
+    terms = draw(
+        st.lists(
+            st.sampled_from(["a = 'yes'", "b <> 'no'", "c IN ('yes', 'maybe')", "(a = 'no' OR b = 'yes')", "id < 6"]),
+            min_size=2, max_size=4,
+        )
+    )  # fmt: skip
+    return (
+        f"SELECT id, {draw(st.sampled_from(['a', 'b, c', 'a, b, c']))} FROM (SELECT t.id, {columns} FROM t) WHERE "
+        + (" AND ".join(terms))
+    )
+
+
+@st.composite
+def exploded(draw: st.DrawFn) -> str:
+    outer = draw(st.sampled_from(["", "OUTER "]))
+    array = draw(st.sampled_from(["array(t.id, t.n)", "IF(t.id < 3, array(t.n), array())", "array(1, 2, 3)"]))
+    return f"SELECT t.id, e, {draw(text(T, 1))} AS c FROM t LATERAL VIEW {outer}explode({array}) v AS e"
+
+
+@st.composite
+def shared(draw: st.DrawFn) -> str:
+    """One common table in several branches that prune and filter it in different ways."""
+    ends = st.sampled_from(["a = 'yes'", "a <> 'no'", "n > 2", "id < 5 OR a = 'maybe'", "b IS NOT NULL"])
+    branches = [f"SELECT id, {draw(st.sampled_from(['a', 'b']))} AS v FROM x WHERE {draw(ends)}" for _ in range(3)]
+    common = f"SELECT t.id, t.n, {draw(call(T, 1))} AS a, {draw(text(T, 1))} AS b FROM t"
+    return f"WITH x AS ({common}) " + " UNION ALL ".join(branches)
+
+
 queries: st.SearchStrategy[str] = st.one_of(
     projection(),
     subquery(),
@@ -191,4 +244,8 @@ queries: st.SearchStrategy[str] = st.one_of(
     set_operation(),
     with_subquery(),
     common_table(),
+    chain(),
+    filters(),
+    exploded(),
+    shared(),
 )

@@ -16,7 +16,7 @@ from spark_helium.conf import registry
 
 from .random_queries import queries
 
-PLANS = int(os.environ.get("SPARK_HELIUM_RANDOM_PLANS", "150"))
+PLANS = int(os.environ.get("SPARK_HELIUM_RANDOM_PLANS", "500"))
 SWITCHES = [key for key in registry() if re.fullmatch(r"spark\.helium\.optimizer\.\w+\.enabled", key)]
 
 T_ROWS = [
@@ -36,6 +36,9 @@ def tables(spark: SparkSession) -> Iterator[None]:
         "spark.sql.codegen.factoryMode": "NO_CODEGEN",
         "spark.sql.shuffle.partitions": "1",
         "spark.helium.cache.enabled": "false",
+        "spark.helium.cluster.engines": "0",
+        "spark.sql.adaptive.enabled": "true",
+        "spark.helium.optimizer.deduplicateInputs.minRows": "100000",
     }
     before = {key: spark.conf.get(key) for key in small}
     for key, value in small.items():
@@ -68,18 +71,25 @@ def test_rules_change_no_answer(spark: SparkSession) -> None:
     @given(query=queries)
     def check(query: str) -> None:
         nonlocal fired, seen
-        # Every subset of the switches comes up: the seen-th query takes the seen-th one.
-        subset = seen % (1 << len(SWITCHES))
+        # Every other query has all rules on, the others subsets of them that share little with one another.
+        subset = seen * 797 % (1 << len(SWITCHES))
         for bit, key in enumerate(SWITCHES):
             spark.conf.set(key, "true" if seen % 2 == 0 or subset >> bit & 1 else "false")
+        # As on a cluster, and with statistics that ask for distinct inputs, now and then.
+        spark.conf.set("spark.helium.cluster.engines", "3" if seen % 3 == 0 else "0")
+        spark.conf.set("spark.helium.optimizer.deduplicateInputs.minRows", "2" if seen % 5 == 0 else "100000")
+        # Adaptive execution may stop a side of a join when the other one turns out empty: then counts say nothing.
+        adaptive = seen % 4 in (1, 2)
+        spark.conf.set("spark.sql.adaptive.enabled", str(adaptive).lower())
         seen += 1
         optimized, on = answer(spark, query)
         for key in SWITCHES:
             spark.conf.set(key, "false")
         unoptimized, off = answer(spark, query)
         assert optimized == unoptimized, query
-        assert on.calls_sent <= off.calls_sent, query
-        assert on.calls_requested <= off.calls_requested, query
+        if not adaptive:
+            assert on.calls_sent <= off.calls_sent, query
+            assert on.calls_requested <= off.calls_requested, query
         fired += on.calls_requested < off.calls_requested
 
     check()

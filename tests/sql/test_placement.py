@@ -625,3 +625,18 @@ class TestAnswers:
 
     def test_empty_table(self, spark: SparkSession) -> None:
         assert rows(spark.sql("SELECT llm('w {0}', name) FROM items WHERE id < 0")) == []
+
+
+def test_an_argument_that_fails_where_nobody_asks(spark: SparkSession) -> None:
+    """Spark computes a branch for the rows that take it; the arguments of a call in it are no exception."""
+    n = "nullif(price, 40)"
+    df = spark.sql(
+        f"""SELECT id, CASE WHEN price <> 0 THEN llm('per {{0}}', 100 div price) END AS a,
+                   IF({n} > 0, llm('why {{0}}?', concat(llm('of {{0}}', 100 div {n}), '!')), NULL) AS b FROM items"""
+    )
+    expected = []
+    for i, _, p in ITEMS:
+        a = oracle.llm("per {0}", 100 // p) if p else None
+        b = oracle.llm("why {0}?", f"{oracle.llm('of {0}', 100 // p)}!") if p and p != 40 else None
+        expected.append((i, a, b))
+    bag(df, expected)

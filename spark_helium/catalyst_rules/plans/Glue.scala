@@ -4,6 +4,7 @@ import org.json4s._
 
 import org.apache.spark.sql.catalyst.expressions._
 import org.apache.spark.sql.catalyst.expressions.Literal.{FalseLiteral, TrueLiteral}
+import org.apache.spark.sql.helium.expressions.CannotFail
 import org.apache.spark.sql.types._
 import org.apache.spark.unsafe.types.UTF8String
 
@@ -105,7 +106,7 @@ class Glue(position: ExprId => Option[Int], input: Expression => Int) {
 
   /** A piece that Spark may not compute for every row; as an input column it would be. */
   private def lazily[T](e: Expression)(form: Expression => Option[T]): Option[T] =
-    if (!readsAnswer(e) && e.throwable) None else form(e)
+    if (!readsAnswer(e) && !CannotFail(e)) None else form(e)
 
   /** Items of concat_ws; those of an array that is written out count one by one. */
   private def elements(e: Expression): Seq[Expression] = e match {

@@ -8,7 +8,7 @@ import org.apache.spark.sql.catalyst.plans.{Cross, Inner, InnerLike}
 import org.apache.spark.sql.catalyst.plans.logical._
 import org.apache.spark.sql.catalyst.rules.Rule
 import org.apache.spark.sql.helium.HeliumErrors
-import org.apache.spark.sql.helium.expressions.LLMCall
+import org.apache.spark.sql.helium.expressions.{CannotFail, LLMCall}
 import org.apache.spark.sql.helium.plans.EvalLLM
 
 /**
@@ -27,6 +27,7 @@ import org.apache.spark.sql.helium.plans.EvalLLM
  *  - Join condition: a call over one side, below that side. A call over both sides of an inner
  *    join, in a Filter above. Over both sides of any other join: see
  *    [[RewriteTwoSidedJoinCalls]], which runs first, as does [[RewriteSubqueriesWithCalls]].
+ *  - An argument that can fail, and stands in a branch, is computed for the rows that take the branch.
  *  - A nested call whose argument is exactly the inner call shares the node; one with an expression
  *    around the inner call gets a second node above the first.
  *
@@ -67,7 +68,8 @@ object ExtractLLMCalls extends Rule[LogicalPlan] {
     val files = new FileFunctions
     val rewritten = node.mapExpressions(e => collected.extract(files.replace(e)))
     withOutputOf(node,
-      rewritten.withNewChildren(Seq(collected.over(files.over(node.child)))))
+      rewritten.withNewChildren(Seq(
+        collected.over(files.over(node.child), rewritten.expressions))))
   }
 
   /** Operators that pass their input through now pass the answers too: nobody asked for those. */
@@ -146,7 +148,9 @@ object ExtractLLMCalls extends Rule[LogicalPlan] {
 
     val condition = join.condition.map(oneSided)
     val rewritten = join.copy(
-      left = left.over(join.left), right = right.over(join.right), condition = condition)
+      left = left.over(join.left, condition.toSeq),
+      right = right.over(join.right, condition.toSeq),
+      condition = condition)
     val result = if (!condition.exists(LLMCall.isIn)) {
       rewritten
     } else {
@@ -207,20 +211,43 @@ object ExtractLLMCalls extends Rule[LogicalPlan] {
       answer
     }
 
-    /** The calls over `child`: one node, and one more for each expression between two calls. */
-    def over(child: LogicalPlan): LogicalPlan = {
+    /**
+     * The calls over `child`: one node, and one more for each expression between two calls.
+     *
+     * @param readers the expressions that the calls were taken from
+     */
+    def over(child: LogicalPlan, readers: Seq[Expression]): LogicalPlan = {
       val level = mutable.Map.empty[ExprId, Int]
-      calls.foreach { case (call, answer) =>
+      val guarded = withSafeArguments(child, readers)
+      guarded.foreach { case (call, answer) =>
         val levels = call.arguments.flatMap {
           case a: Attribute => level.get(a.exprId)
           case e => e.references.toSeq.flatMap(r => level.get(r.exprId)).map(_ + 1)
         }
         level(answer.exprId) = levels.maxOption.getOrElse(0)
       }
-      calls.toSeq.groupBy { case (_, answer) => level(answer.exprId) }.toSeq.sortBy(_._1)
+      guarded.groupBy { case (_, answer) => level(answer.exprId) }.toSeq.sortBy(_._1)
         .foldLeft(child) { case (below, (_, sameLevel)) =>
           EvalLLM(sameLevel.map(_._1), sameLevel.map(_._2), below)
         }
     }
+
+    /**
+     * The calls, their arguments computed for the rows in which the text asks for them. Within an
+     * expression Spark computes a branch for the rows that take it; out of it, a division by zero
+     * that nobody asked for would end the query.
+     */
+    private def withSafeArguments(
+        child: LogicalPlan, readers: Seq[Expression]): Seq[(LLMCall, Attribute)] =
+      if (calls.forall(_._1.arguments.forall(CannotFail(_)))) {
+        calls.toSeq
+      } else {
+        calls.toSeq.zip(ReadCondition.of(calls.toSeq, child.outputSet, readers)).map {
+          case (pair, Literal.TrueLiteral | Literal.FalseLiteral) => pair
+          case ((call, answer), condition) => call.copy(arguments = call.arguments.map { e =>
+            if (CannotFail(e) || !e.deterministic) e else If(condition, e, Literal(null, e.dataType))
+          }) -> answer
+        }
+      }
   }
 }

@@ -97,6 +97,22 @@ class ExtractLLMCallsSuite extends PlanSuite {
           eval(pair -> p)(Join(relation, other, Inner, Some(cheap), JoinHint.NONE)))))
   }
 
+  test("an argument that can fail is computed where the text asks for it") {
+    val quotient = Cast(Divide(Literal(1.0), Cast(id, DoubleType)), StringType)
+    val asked = Not(EqualTo(id, Literal(0)))
+    val ask = call("Good? {0}", quotient)
+    val nested = call("Why {0}?", CaseWhen(Seq(asked -> ask), None))
+    val isAsked = EqualNullSafe(asked, Literal.TrueLiteral)
+    def argument(e: Expression): Seq[Expression] =
+      extract(Project(Seq(Alias(e, "x")()), relation)).collect {
+        case n: org.apache.spark.sql.helium.plans.EvalLLM => n.calls.flatMap(_.arguments)
+      }.flatten.filter(_.exists(_.isInstanceOf[Divide]))
+    val safe = If(isAsked, quotient, Literal(null, StringType))
+    equal(argument(CaseWhen(Seq(asked -> ask), None)), Seq(safe))
+    equal(argument(nested), Seq(safe))
+    equal(argument(ask), Seq(quotient))
+  }
+
   test("no call is left behind anywhere") {
     val everywhere = Project(Seq(Alias(question, "q")()),
       Filter(Or(yes(question), GreaterThan(id, Literal(3))),

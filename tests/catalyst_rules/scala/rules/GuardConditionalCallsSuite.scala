@@ -34,6 +34,22 @@ class GuardConditionalCallsSuite extends PlanSuite {
       Seq(Some(isNotTrue(cheap)), None))
   }
 
+  test("a condition on the answer of an earlier call; one on a later call's is left out") {
+    equal(guards(selected(CaseWhen(Seq(yes(a) -> b), None))), Seq(None, Some(isTrue(yes(a)))))
+    equal(guards(selected(CaseWhen(Seq(yes(b) -> a), None))), Seq(None, None))
+    equal(guards(selected(Or(yes(a), yes(b)))), Seq(None, Some(isNotTrue(yes(a)))))
+  }
+
+  test("a call that only another call reads runs where that one does") {
+    val why = call("Why {0}?", a)
+    val c = answer(why)
+    val chain = eval(first -> a, why -> c)(relation)
+    equal(guards(Project(Seq(Alias(If(cheap, c, title), "x")()), chain)),
+      Seq(Some(isTrue(cheap)), Some(isTrue(cheap))))
+    equal(guards(Project(Seq(Alias(If(cheap, c, a), "x")()), chain)),
+      Seq(Some(Or(isNotTrue(cheap), isTrue(cheap))), Some(isTrue(cheap))))
+  }
+
   test("a call in a condition of CASE runs when the conditions before it are not true") {
     equal(guards(selected(CaseWhen(Seq(cheap -> title, yes(a) -> body), None), b)),
       Seq(Some(isNotTrue(cheap)), None))
@@ -61,13 +77,9 @@ class GuardConditionalCallsSuite extends PlanSuite {
       Some(Or(isTrue(cheap), isTrue(other))))
   }
 
-  test("no guard from another answer, from a random number, or for a call that a call reads") {
-    equal(guards(selected(If(yes(b), a, title))), Seq(None, None))
+  test("no guard from a random number") {
     equal(guards(selected(If(LessThan(Rand(Literal(1L)), Literal(0.5)), a, title), b)),
       Seq(None, None))
-    val why = call("Why {0}", a)
-    val chain = eval(first -> a, why -> answer(why))(relation)
-    equal(guards(Project(Seq(Alias(If(cheap, a, title), "x")()), chain)).head, None)
   }
 
   test("switched off") {
