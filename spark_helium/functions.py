@@ -40,6 +40,7 @@ def llm(
     response_schema: str | DataType | Mapping[str, Any] | None = None,
     regex: str | None = None,
     fail_on_error: bool | None = None,
+    fields: Column | Sequence[ColumnOrName] | None = None,
     **named: ColumnOrName,
 ) -> Column:
     """Answer of a language model to the prompt that the template gives for each row.
@@ -72,6 +73,9 @@ def llm(
     fail_on_error
         True (default) ends the query at the first failed row; False returns
         ``struct<response, errorMessage>``.
+    fields
+        Columns, or one struct column, for the prompt as lines ``name: value``: where the template says ``{fields}``,
+        else at its end. The optimizer may choose their order, so that rows share long beginnings of prompts.
     **named
         Columns or column names for ``{name}`` placeholders.
 
@@ -109,6 +113,9 @@ def llm(
     }
     given = [_named(name, _constant(name, value)) for name, value in options.items() if value is not None]
     placeholders = _named_columns("llm", template, named, options)
+    if fields is not None:
+        record = fields if isinstance(fields, Column) else F.struct(*_columns("llm", _listed(fields)))
+        placeholders.append(_named("fields", record))
     return F.call_function("llm", _template(template), *_columns("llm", args), *placeholders, *given)
 
 
@@ -176,6 +183,12 @@ def _constant(name: str, value: Any) -> Column:
     if not isinstance(value, (str, int, float)):
         raise ArgumentError(f"llm() got {name}={value!r}, which is no constant that an option takes")
     return F.lit(value)
+
+
+def _listed(fields: Sequence[ColumnOrName]) -> Sequence[ColumnOrName]:
+    if isinstance(fields, str) or not fields:
+        raise ArgumentError(f"llm() got fields={fields!r}; pass a list of columns, or one struct column")
+    return fields
 
 
 def _schema_text(schema: str | DataType | Mapping[str, Any] | None) -> str | None:

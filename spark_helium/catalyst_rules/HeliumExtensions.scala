@@ -26,8 +26,9 @@ import org.apache.spark.sql.helium.rules._
  *                        GuardConditionalCalls (once, before Spark's operator rules copy expressions)
  *   optimize             PushThroughEvalLLM, PruneUnusedCalls (to a fixed point, with Spark's own
  *                        push-down and column pruning)
- *   optimize, by cost    ArrangeLLMCalls: PlaceCallsByCost, FuseCallGraphs, MergeEqualCalls,
- *                        GuardConditionalCalls, OrderLLMFilters, PruneUnusedCalls, ShareLLMSubplans,
+ *   optimize, by cost    ArrangeLLMCalls: OrderFields, PlaceCallsByCost, FuseCallGraphs,
+ *                        MergeEqualCalls, GuardConditionalCalls, OrderLLMFilters,
+ *                        PruneUnusedCalls, ShareLLMSubplans,
  *                        DeduplicateInputs, PlaceByPrefix, MaterializeDraws (once, when Spark's
  *                        operator rules are done)
  *   plan                 EvalLLMStrategy: EvalLLM to EvalLLMExec, a shared subplan to an exchange
@@ -69,7 +70,7 @@ private object PrepareLLMCalls extends Rule[LogicalPlan] {
 private object ArrangeLLMCalls extends Rule[LogicalPlan] {
 
   private val rules = Seq(
-    PlaceCallsByCost, ColumnPruning, FuseCallGraphs, CollapseProject, MergeEqualCalls,
+    OrderFields, PlaceCallsByCost, ColumnPruning, FuseCallGraphs, CollapseProject, MergeEqualCalls,
     GuardConditionalCalls, OrderLLMFilters, PruneUnusedCalls, ColumnPruning, ShareLLMSubplans,
     DeduplicateInputs, PlaceByPrefix, ColumnPruning, MaterializeDraws)
 

@@ -31,6 +31,8 @@ object FunctionCatalog {
       * template - a constant string with placeholders {}, {0} or {name} for the arguments, a
           prompt(...), or an ARRAY<STRUCT<role, content>> for a conversation.
       * args - what the placeholders stand for: strings, numbers, booleans, dates, timestamps.
+      * fields - struct(...): columns for the prompt as lines "name: value", at {fields} in the
+          template or at its end, in the order that shares the longest beginnings between rows.
       * model - a built-in name, a path or a hub name; default spark.helium.model.
       * system - a constant system message.
       * max_tokens - most output tokens; default spark.helium.maxTokens.

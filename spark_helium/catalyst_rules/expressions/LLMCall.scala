@@ -1,5 +1,7 @@
 package org.apache.spark.sql.helium.expressions
 
+import scala.collection.mutable
+
 import org.apache.spark.sql.catalyst.expressions.{Expression, Unevaluable, UserDefinedExpression}
 import org.apache.spark.sql.types.{DataType, StringType, StructType}
 
@@ -141,6 +143,39 @@ object LLMCall {
   /** The type of a call with `failOnError => false`. */
   def reportedType(answer: DataType): DataType =
     new StructType().add("response", answer).add("errorMessage", StringType)
+
+  /**
+   * Arguments in the order of their first placeholder, each once, nested prompts opened: equal
+   * calls written differently become equal values.
+   */
+  def normalized(call: LLMCall): LLMCall = call.prompt match {
+    case Messages(messages) =>
+      val arguments = mutable.ArrayBuffer.empty[Expression]
+      def slotOf(e: Expression): Int = {
+        val known = arguments.indexWhere(a => a.deterministic && a.semanticEquals(e))
+        if (known >= 0) known else { arguments += e; arguments.size - 1 }
+      }
+      def open(template: PromptTemplate, args: Seq[Expression]): Seq[PromptPart] =
+        template.parts.flatMap {
+          case Slot(i) => args(i) match {
+            case Prompt(inner, innerArgs) => open(inner, innerArgs)
+            case argument => Seq(Slot(slotOf(argument)))
+          }
+          case Fields(items) => Seq(Fields(items.map { case (name, i) => name -> slotOf(args(i)) }))
+          case part => Seq(part)
+        }
+      val opened = messages.map { m =>
+        m.copy(content = PromptTemplate(joinTexts(open(m.content, call.arguments))))
+      }
+      call.copy(prompt = Messages(opened), arguments = arguments.toSeq)
+    case _ => call
+  }
+
+  private def joinTexts(parts: Seq[PromptPart]): Seq[PromptPart] =
+    parts.foldLeft(Vector.empty[PromptPart]) {
+      case (done :+ Text(a), Text(b)) => done :+ Text(a + b)
+      case (done, part) => done :+ part
+    }
 
   def isIn(expression: Expression): Boolean = expression.exists(_.isInstanceOf[LLMCall])
 

@@ -1,6 +1,7 @@
 package org.apache.spark.sql.helium.expressions
 
 import scala.collection.mutable
+import scala.util.Try
 
 import org.apache.spark.sql.catalyst.expressions._
 import org.apache.spark.sql.catalyst.util.toPrettySQL
@@ -23,24 +24,31 @@ object LLMCallBuilder {
   private def isOption(name: String): Boolean =
     options.exists(o => OptionReader.normalize(o) == OptionReader.normalize(name))
 
+  /** Columns for the prompt as one record; not a constant like the options. */
+  private val fields = "fields"
+
   private val roles = Set("system", "user", "assistant")
 
   def llm(expressions: Seq[Expression]): Expression = {
     val function = "llm"
     val (positional, named) = split(function, expressions)
-    val (optionArgs, slotArgs) = named.partition { case (name, _) => isOption(name) }
+    val (optionArgs, others) = named.partition { case (name, _) => isOption(name) }
+    val (fieldArgs, slotArgs) = others.partition { case (name, _) => name == fields }
     UsageCounters.identify(SQLConf.get)
     if (positional.isEmpty) {
       throw HeliumErrors.templateArguments(function, "", "there is no template")
     }
     val reader = new OptionReader(function, optionArgs)
     val system = reader.string("system")
-    val (spec, arguments) = promptOf(function, positional, slotArgs, system)
+    val (spec, arguments) = fieldArgs.headOption match {
+      case Some((_, record)) => withFields(function, positional, slotArgs, system, record)
+      case None => promptOf(function, positional, slotArgs, system)
+    }
     val (callOptions, answerType) = optionsOf(function, reader)
     val written = optionArgs.map { case (name, _) =>
       options.find(o => OptionReader.normalize(o) == OptionReader.normalize(name)).get
     }
-    normalized(
+    LLMCall.normalized(
       LLMCall(function, spec, arguments, callOptions, answerType, written = written.toSet))
   }
 
@@ -64,6 +72,57 @@ object LLMCallBuilder {
       .collectFirst { case (_, several) if several.size > 1 => several.map(_._1) }
     twice.foreach(names => throw HeliumErrors.conflictingOptions(function, names))
     (positional, named)
+  }
+
+  /**
+   * A prompt with a record of fields: where its template says `{fields}`, else in lines at its end. A
+   * field that is NULL is written as null; its name is the column's.
+   */
+  private def withFields(
+      function: String,
+      positional: Seq[Expression],
+      slotArgs: Seq[(String, Expression)],
+      system: Option[String],
+      record: Expression): (PromptSpec, Seq[Expression]) = {
+    val items = fieldsOf(function, record)
+    val mark = Literal(UTF8String.fromString(fields), StringType)
+    val isAsked = OptionReader.constant(positional.head).collect { case t: UTF8String =>
+      Try(PromptTemplate.parse(t.toString)).toOption.exists(_.names.contains(fields))
+    }.contains(true)
+    val placed = if (isAsked) slotArgs :+ (fields -> mark) else slotArgs
+    promptOf(function, positional, placed, system) match {
+      case (Messages(messages), arguments) =>
+        val group = Fields(items.zipWithIndex.map { case ((name, _), i) => name -> (arguments.size + i) })
+        val at = if (isAsked) arguments.indexWhere(_ eq mark) else -1
+        val filled = messages.zipWithIndex.map { case (m, i) =>
+          val parts = m.content.parts.map {
+            case Slot(`at`) => group
+            case part => part
+          }
+          val appended = at < 0 && i == messages.size - 1
+          m.copy(content = PromptTemplate(if (appended) parts :+ Text("\n") :+ group else parts))
+        }
+        (Messages(filled), arguments ++ items.map(_._2))
+      case _ => throw HeliumErrors.conflictingOptions(
+        function, Seq(s"the argument $fields", "a conversation that is a column"))
+    }
+  }
+
+  private def fieldsOf(function: String, record: Expression): Seq[(String, Expression)] = {
+    val named = record match {
+      case Alias(child, _) => return fieldsOf(function, child)
+      case s: CreateNamedStruct => s.names.map(String.valueOf).zip(s.valExprs)
+      case other => other.dataType match {
+        case StructType(columns) => columns.toSeq.zipWithIndex.map { case (column, i) =>
+          column.name -> GetStructField(other, i, Some(column.name))
+        }
+        case _ => throw HeliumErrors.optionType(function, fields, toPrettySQL(other), other.dataType,
+          "a struct, such as struct(title, body)")
+      }
+    }
+    named.zipWithIndex.map { case ((name, value), i) =>
+      name -> Coalesce(Seq(text(function, value, i + 1), Literal("null")))
+    }
   }
 
   private def promptOf(
@@ -310,36 +369,4 @@ object LLMCallBuilder {
       throw HeliumErrors.unknownModel(function, model, known)
     }
   }
-
-  /**
-   * Arguments in the order of their first placeholder, each once, nested prompts opened: equal
-   * calls written differently become equal values.
-   */
-  private def normalized(call: LLMCall): LLMCall = call.prompt match {
-    case Messages(messages) =>
-      val arguments = mutable.ArrayBuffer.empty[Expression]
-      def slotOf(e: Expression): Int = {
-        val known = arguments.indexWhere(a => a.deterministic && a.semanticEquals(e))
-        if (known >= 0) known else { arguments += e; arguments.size - 1 }
-      }
-      def open(template: PromptTemplate, args: Seq[Expression]): Seq[PromptPart] =
-        template.parts.flatMap {
-          case Slot(i) => args(i) match {
-            case Prompt(inner, innerArgs) => open(inner, innerArgs)
-            case argument => Seq(Slot(slotOf(argument)))
-          }
-          case part => Seq(part)
-        }
-      val opened = messages.map { m =>
-        m.copy(content = PromptTemplate(joinTexts(open(m.content, call.arguments))))
-      }
-      call.copy(prompt = Messages(opened), arguments = arguments.toSeq)
-    case _ => call
-  }
-
-  private def joinTexts(parts: Seq[PromptPart]): Seq[PromptPart] =
-    parts.foldLeft(Vector.empty[PromptPart]) {
-      case (done :+ Text(a), Text(b)) => done :+ Text(a + b)
-      case (done, part) => done :+ part
-    }
 }

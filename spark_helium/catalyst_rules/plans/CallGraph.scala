@@ -68,10 +68,10 @@ object CallGraph {
 
     private def message(m: MessageTemplate): JValue = JObject(
       "role" -> JString(m.role),
-      "parts" -> JArray(m.content.parts.flatMap {
+      "parts" -> JArray(m.content.written.collect {
         case Text(value) => List(JString(value))
         case Slot(i) => arguments(i)
-      }.toList))
+      }.flatten.toList))
   }
 
   /** The graph of calls that [[CallLevels]] holds for one. */

@@ -71,7 +71,7 @@ class CallEstimates(val plans: PlanEstimates = new PlanEstimates) {
 
   private def promptTokens(call: LLMCall, plan: LogicalPlan): Double = {
     val fixed = call.prompt match {
-      case Messages(messages) => messages.flatMap(_.content.parts).collect {
+      case Messages(messages) => messages.flatMap(_.content.written).collect {
         case Text(value) => value.length.toDouble
       }.sum
       case ConversationColumn(_) => 0.0
@@ -82,10 +82,11 @@ class CallEstimates(val plans: PlanEstimates = new PlanEstimates) {
 
   private def prefixTokens(call: LLMCall): Double = call.prompt match {
     case Messages(messages) =>
-      val parts = messages.flatMap(_.content.parts)
+      val parts = messages.flatMap(_.content.written)
       Tokens.of(parts.takeWhile {
         case Text(_) => true
         case Slot(i) => call.arguments(i).isInstanceOf[Literal]
+        case _ => false
       }.collect { case Text(value) => value.length.toDouble }.sum)
     case ConversationColumn(_) => 0.0
   }

@@ -26,6 +26,7 @@ object RunSuites {
     new PushThroughEvalLLMSuite,
     new PruneUnusedCallsSuite,
     new PlanEstimatesSuite,
+    new OrderFieldsSuite,
     new PlaceCallsByCostSuite,
     new FuseCallGraphsSuite,
     new OrderLLMFiltersSuite,
