@@ -75,7 +75,15 @@ private object ArrangeLLMCalls extends Rule[LogicalPlan] {
     DeduplicateInputs, PlaceByPrefix, ColumnPruning, MaterializeDraws)
 
   override def apply(plan: LogicalPlan): LogicalPlan =
-    if (plan.exists(_.isInstanceOf[EvalLLM])) rules.foldLeft(plan)((p, rule) => rule(p)) else plan
+    if (plan.exists(_.isInstanceOf[EvalLLM])) {
+      val arranged = rules.foldLeft(plan)((p, rule) => rule(p))
+      fixedPoint.foldLeft(arranged)((p, rule) => rule.explained(p))
+    } else {
+      plan
+    }
+
+  /** Rules that say why they declined when they are done. */
+  private val fixedPoint = Seq[HeliumRule](MergeEqualCalls, PushThroughEvalLLM)
 }
 
 /** Refuses a Spark that the jar was not built for, before anything fails to link. */

@@ -17,13 +17,21 @@ abstract class HeliumRule(name: String) extends Rule[LogicalPlan] {
   /** The plan after the rule; the same object when it does not apply. */
   protected def rewrite(plan: LogicalPlan): LogicalPlan
 
+  /**
+   * The finished plan with the reasons of a rule that runs to a fixed point, where it may still apply
+   * in a later round.
+   */
+  final def explained(plan: LogicalPlan): LogicalPlan = if (enabled) explain(plan) else plan
+
+  protected def explain(plan: LogicalPlan): LogicalPlan = plan
+
   /** Says in the report what the rule did. */
   protected def did(text: => String): Unit =
     RuleTrace.record(RuleNote(title, applied = true, text))
 
-  /** The node with the reason why the rule left it, for EXPLAIN and the report. */
-  protected def declined(node: EvalLLM, reason: String): EvalLLM =
-    node.noted(RuleNote(title, applied = false, reason))
+  /** The node with the reason why the rule left it: for the report and, unless routine, EXPLAIN. */
+  protected def declined(node: EvalLLM, reason: String, routine: Boolean = false): EvalLLM =
+    node.noted(RuleNote(title, applied = false, reason, routine))
 
   private def title: String = getClass.getSimpleName.stripSuffix("$")
 

@@ -31,7 +31,7 @@ object CallLines {
       val merged = if (call.multiplicity > 1) s" (for ${call.multiplicity} equal calls)" else ""
       s"$answer = ${call.describe}$merged" +: call.guard.map(g => s"  when $g").toSeq
     }
-    described ++ notes.map(n => s"${n.rule}: ${if (n.applied) "" else "declined, "}${n.text}")
+    described ++ notes.filterNot(_.routine).map(n => s"${n.rule}: ${if (n.applied) "" else "declined, "}${n.text}")
   }
 
   /** What `append` gets, with the lines inserted behind the first line, the node's own. */

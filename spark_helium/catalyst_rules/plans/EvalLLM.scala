@@ -11,8 +11,12 @@ import org.apache.spark.sql.catalyst.plans.logical.statsEstimation.EstimationUti
 import org.apache.spark.sql.helium.expressions.LLMCall
 import org.apache.spark.sql.helium.statistics.{CallEstimates, PlanEstimates, Tokens}
 
-/** What a rule did to a node, or why it left it as it is. */
-case class RuleNote(rule: String, applied: Boolean, text: String)
+/**
+ * What a rule did to a node, or why it left it as it is.
+ *
+ * @param routine whether this is the usual case, which only a report shows
+ */
+case class RuleNote(rule: String, applied: Boolean, text: String, routine: Boolean = false)
 
 /**
  * Adds the answers of LLM calls to each row of its child: one call graph.

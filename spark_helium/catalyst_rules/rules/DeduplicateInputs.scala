@@ -39,22 +39,31 @@ object DeduplicateInputs extends HeliumRule("deduplicateInputs") {
 
   override protected def rewrite(plan: LogicalPlan): LogicalPlan = plan.transformUp {
     case node: EvalLLM if !node.child.isInstanceOf[Aggregate] =>
-      obstacle(node).fold(deduplicated(node))(declined(node, _))
+      unfit(node).map(declined(node, _, routine = true))
+      .orElse(obstacle(node).map(declined(node, _))).getOrElse(deduplicated(node))
   }
 
-  private def obstacle(node: EvalLLM): Option[String] = {
+  /** Why there is nothing to gain, as far as is known. */
+  private def unfit(node: EvalLLM): Option[String] = {
     val inputs = inputsOf(node)
     val plans = new PlanEstimates
     val rows = plans.rows(node.child)
     val distinct = plans.distinct(inputs, node.child)
     val least = HeliumConf.int(conf, "spark.helium.optimizer.deduplicateInputs.minRows")
-    if (!node.calls.forall(_.deterministic)) Some("a call with a temperature runs for every row")
-    else if (inputs.isEmpty) Some("the calls read no column")
+    if (inputs.isEmpty) Some("the calls read no column")
     else if (!rows.measured || !distinct.measured) Some("no statistics tell how often inputs repeat")
     else if (rows.value < least) Some(f"${rows.value}%,.0f rows are few")
     else if (rows.value < repeats * distinct.value) {
       Some(f"${distinct.value}%,.0f inputs in ${rows.value}%,.0f rows repeat little")
-    } else if (node.child.exists(_.isInstanceOf[EvalLLM])) Some("calls below would run twice")
+    } else {
+      None
+    }
+  }
+
+  private def obstacle(node: EvalLLM): Option[String] = {
+    val inputs = inputsOf(node)
+    if (!node.calls.forall(_.deterministic)) Some("a call with a temperature runs for every row")
+    else if (node.child.exists(_.isInstanceOf[EvalLLM])) Some("calls below would run twice")
     else if (RowOrder.of(node).isDefined) Some("a join would lose the order of the rows")
     else FreshCopy.notRepeatable(node.child).map(reason => s"the input $reason")
       .orElse(inputs.find(!PredicateHelper.isMovable(_))

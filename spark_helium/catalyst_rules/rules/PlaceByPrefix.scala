@@ -38,7 +38,7 @@ object PlaceByPrefix extends HeliumRule("placeByPrefix") {
     val engines = Cluster.engines(conf)
     plan.transformUp {
       case node: EvalLLM if isPlaced(node.child) => node
-      case node: EvalLLM if engines < 2 => declined(node, "there is one engine")
+      case node: EvalLLM if engines < 2 => declined(node, "there is one engine", routine = true)
       case node: EvalLLM => obstacle(node).fold(placed(node, engines))(declined(node, _))
     }
   }

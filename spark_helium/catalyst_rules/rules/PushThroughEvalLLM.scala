@@ -44,6 +44,19 @@ object PushThroughEvalLLM extends HeliumRule("pushThroughEvalLLM") {
       }
   }
 
+  override protected def explain(plan: LogicalPlan): LogicalPlan = plan.transformUp {
+    case op @ (_: Filter | _: Sort | _: Sample | _: LocalLimit | _: GlobalLimit | _: Offset) =>
+      op.children.head match {
+        case node: EvalLLM if !movable(node) && below(node, op.expressions) =>
+          op.withNewChildren(Seq(declined(node,
+            s"${op.nodeName} stays above a call with a temperature, which runs for every row")))
+        case p @ Project(list, node: EvalLLM) if !movable(node) && list.forall(_.deterministic) =>
+          op.withNewChildren(Seq(p.copy(child = declined(node,
+            s"${op.nodeName} stays above a call with a temperature, which runs for every row"))))
+        case _ => op
+      }
+  }
+
   private def movable(node: EvalLLM): Boolean = node.calls.forall(_.deterministic)
 
   /** Whether the expressions can be computed on the node's input. */

@@ -63,6 +63,30 @@ class MergeEqualCallsSuite extends PlanSuite {
     equal(MergeEqualCalls(plan) eq plan, true)
   }
 
+  test("equal calls with different guards run for the rows of either") {
+    val (g, h) = (IsNotNull(title), GreaterThan(id, Literal(3)))
+    def guarded(one: Option[Expression], other: Option[Expression]) =
+      eval(first.copy(guard = one) -> a, first.copy(guard = other) -> b)(relation)
+    def guards(plan: LogicalPlan) = MergeEqualCalls(plan).collect {
+      case e: EvalLLM => e.calls.map(_.guard)
+    }.flatten
+    equal(guards(guarded(Some(g), Some(h))), Seq(Some(Or(g, h))))
+    equal(guards(guarded(Some(g), None)), Seq(None))
+    // A guard that reads an answer between the two cannot move to the first.
+    val between = call("Why {0}?", body)
+    val c = answer(between)
+    val plan = eval(first.copy(guard = Some(g)) -> a, between -> c,
+      first.copy(guard = Some(yes(c))) -> b)(relation)
+    equal(guards(plan).size, 3)
+  }
+
+  test("equal draws stay, and say so at the end") {
+    val draw = callWith(SamplingOptions(16, temperature = 1.0))("Draw {0}", body)
+    val plan = eval(draw -> answer(draw), draw -> answer(draw))(relation)
+    equal(MergeEqualCalls.explained(plan).collect { case e: EvalLLM => e.notes.map(_.rule) },
+      Seq(Seq("MergeEqualCalls")))
+  }
+
   test("switched off, by its own switch or by the one of all rules") {
     val plan = eval(first -> a, first -> b)(relation)
     Seq("spark.helium.optimizer.enabled", "spark.helium.optimizer.mergeEqualCalls.enabled")

@@ -74,6 +74,11 @@ class PushThroughEvalLLMSuite extends PlanSuite {
     val drawn = eval(draw -> answer(draw))(relation)
     stays(Filter(cheap, drawn))
     stays(LocalLimit(Literal(3), drawn))
+    Seq(Filter(cheap, drawn), LocalLimit(Literal(3), drawn)).foreach { plan =>
+      equal(PushThroughEvalLLM.explained(plan).collect {
+        case e: org.apache.spark.sql.helium.plans.EvalLLM => e.notes.map(_.rule)
+      }, Seq(Seq("PushThroughEvalLLM")))
+    }
   }
 
   test("switched off") {
