@@ -91,8 +91,8 @@ class PlanEstimates {
       Estimate(1 - (1 - l.value) * (1 - r.value), l.measured && r.measured)
     case Not(IsNull(e)) => selectivity(IsNotNull(e), plan)
     case Not(child) => complement(selectivity(child, plan))
-    case IsNull(_) => Estimate(Defaults.isNull, measured = false)
-    case IsNotNull(_) => Estimate(1 - Defaults.isNull, measured = false)
+    case IsNull(e) => nulls(e, plan)
+    case IsNotNull(e) => complement(nulls(e, plan))
     case EqualNullSafe(e, Literal.TrueLiteral) => selectivity(e, plan)
     case EqualNullSafe(e, Literal.FalseLiteral) => complement(selectivity(e, plan))
     case Equality(e, value) if value.foldable => equality(e, 1, plan)
@@ -208,8 +208,13 @@ class PlanEstimates {
     case _ => None
   }
 
-  private case class Column(distinct: Option[Double], length: Option[Double],
-      min: Option[Double], max: Option[Double])
+  /** What is known of a column; `nulls` is their share of the rows. */
+  private case class Column(
+      distinct: Option[Double] = None,
+      length: Option[Double] = None,
+      min: Option[Double] = None,
+      max: Option[Double] = None,
+      nulls: Option[Double] = None)
 
   /** Statistics of a column of a leaf below, through whatever passes the column on. */
   private def column(a: Attribute, plan: LogicalPlan): Option[Column] = plan.collectFirst {
@@ -217,13 +222,19 @@ class PlanEstimates {
       val ofTable = tableStatistics(leaf).flatMap(_.colStats.get(a.name))
         .map(_.toPlanStat(a.name, a.dataType))
       ofTable.orElse(leaf.stats.attributeStats.get(a)).map { s =>
-        Column(s.distinctCount.map(_.toDouble), s.avgLen.map(_.toDouble), number(s.min), number(s.max))
+        Column(s.distinctCount.map(_.toDouble), s.avgLen.map(_.toDouble), number(s.min), number(s.max),
+          s.nullCount.map(_.toDouble / rows(leaf).value.max(1)))
       }
   }.flatten.orElse(plan.collectFirst {
     case range: Range if range.outputSet.contains(a) && range.numElements > 0 =>
       val ends = Seq(range.start.toDouble, range.start.toDouble + range.step.toDouble *
         (range.numElements.toDouble - 1))
       Column(Some(range.numElements.toDouble), None, Some(ends.min), Some(ends.max))
+  }).orElse(plan.collectFirst {
+    case local: LocalRelation if local.outputSet.contains(a) && local.data.nonEmpty &&
+        local.data.size <= mostRowsToCount =>
+      val position = local.output.indexWhere(_.exprId == a.exprId)
+      Column(nulls = Some(local.data.count(_.isNullAt(position)).toDouble / local.data.size))
   })
 
   private def number(value: Option[Any]): Option[Double] = value.collect {
@@ -301,6 +312,13 @@ class PlanEstimates {
       case Choices(values) => Estimate(values.size.toDouble, measured = true)
     }.orElse(column(a, plan).flatMap(_.distinct).map(n => Estimate(n.max(1), measured = true)))
       .getOrElse(rows(plan).copy(measured = false))
+
+  private def nulls(e: Expression, plan: LogicalPlan): Estimate = e match {
+    case _ if !e.nullable => Estimate(0, measured = true)
+    case a: Attribute => column(a, plan).flatMap(_.nulls).map(Estimate(_, measured = true))
+      .getOrElse(Estimate(Defaults.isNull, measured = false))
+    case _ => Estimate(Defaults.isNull, measured = false)
+  }
 
   private def equality(e: Expression, values: Int, plan: LogicalPlan): Estimate = {
     val known = distinct(Seq(e), plan)
