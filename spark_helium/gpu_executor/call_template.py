@@ -143,6 +143,9 @@ class CallTemplate:
     def _fill(
         self, inputs: Sequence[Column], answers: Sequence[Column], rows: Sequence[int]
     ) -> Iterator[tuple[RenderedMessage, ...]]:
+        # In any order: rows of a second call come as their first calls settle.
+        whole = bool(self._parts) and list(rows) == list(range(len(rows)))
+
         def segments(part: Slot) -> Iterator[Segment]:
             if isinstance(part, tuple):
                 return repeat(part, len(rows))
@@ -151,7 +154,7 @@ class CallTemplate:
                 assert None not in texts, "a prompt that is NULL is rendered"
                 return zip(map(str, texts), repeat(False), strict=False)
             column = (inputs if isinstance(part, InputRef) else answers)[part.index]
-            values = column if len(rows) == len(column) else [column[row] for row in rows]
+            values = column if whole and len(rows) == len(column) else [column[row] for row in rows]
             return zip(values, repeat(False), strict=False)
 
         messages = []

@@ -100,6 +100,14 @@ def test_is_null(parts, null):
     assert len(template.render(Recorder(), inputs, answers, rows)) == len(rows)
 
 
+def test_rows_that_come_in_another_order_get_their_own_prompts():
+    """A full batch whose first calls settled out of order: rows of a second call come as those did."""
+    recorder = Recorder()
+    call = Call(1, "m", (Message("user", (InputRef(0), " ", CallRef(0))),), Sampling(8))
+    CallTemplate(call).render(recorder, [["a", "b", "c"]], [["A", "B", "C"]], [2, 0, 1])
+    assert ["".join(text for text, _ in segments) for ((_, segments),) in recorder.seen] == ["c C", "a A", "b B"]
+
+
 def test_conversation_after_a_fixed_message():
     recorder = Recorder()
     call = Call(0, "m", (Message("system", ("fixed",)),), Sampling(8), conversation=InputRef(0))

@@ -170,3 +170,30 @@ def test_several_engines_get_ranges_of_the_inputs(spark: SparkSession, set_setti
     assert max(sizes) <= 2 * 1000 / 4
     ordered = spark.range(0, 100, 1, 1).orderBy(F.desc("id")).limit(50).withColumn("a", llm("n {0}", "id"))
     assert [r.id for r in ordered.collect()] == list(range(99, 49, -1))
+
+
+def test_a_second_call_gets_its_own_rows_first_answer(
+    spark: SparkSession, set_setting: Callable[[str, str], None]
+) -> None:
+    """Rows whose first calls are equal settle together, in another order than they came."""
+    set_setting("spark.helium.cache.enabled", "false")
+    df = spark.range(0, 40, 1, 1).withColumn("p", F.concat(F.lit("p"), F.col("id") % 2))
+    df = df.withColumn("b", llm("b {0}", "p")).withColumn("c", llm("c {0}", F.concat("b", F.lit("!"))))
+    for row in df.collect():
+        b = oracle.llm("b {0}", f"p{row.id % 2}")
+        assert (row.b, row.c) == (b, oracle.llm("c {0}", f"{b}!"))
+
+
+def test_a_limit_above_a_filter_over_a_call_stays_above_the_second_call(
+    spark: SparkSession, set_setting: Callable[[str, str], None]
+) -> None:
+    set_setting("spark.helium.cache.enabled", "false")
+    df = spark.range(0, 8000, 1, 16).withColumn("a", llm("keep {0}?", "id", choices=["yes", "no"])).filter("a = 'yes'")
+    df = df.withColumn("b", llm("sum {0}", "id")).limit(5)
+    assert nodes(df) == [2]
+    with spark_helium.measure(spark) as on:
+        assert len(df.collect()) == 5
+    set_setting("spark.helium.optimizer.enabled", "false")
+    with spark_helium.measure(spark) as off:
+        assert len(df.limit(5).collect()) == 5
+    assert on.calls_requested <= off.calls_requested

@@ -64,8 +64,10 @@ object CallLines {
       if (text.length <= room) {
         Seq(before + text)
       } else {
+        // Behind a comma rather than inside an option or a list.
+        val comma = text.lastIndexOf(", ", room - 1) + 1
         val space = text.lastIndexOf(' ', room)
-        val end = if (space > room / 3) space else room
+        val end = if (comma > room * 2 / 3) comma else if (space > room / 3) space else room
         (before + text.take(end)) +: broken(text.drop(end).stripLeading, s"$margin  ")
       }
     }

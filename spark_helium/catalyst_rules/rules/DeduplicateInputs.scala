@@ -51,8 +51,8 @@ object DeduplicateInputs extends HeliumRule("deduplicateInputs") {
     val distinct = plans.distinct(inputs, node.child)
     val least = HeliumConf.int(conf, "spark.helium.optimizer.deduplicateInputs.minRows")
     if (inputs.isEmpty) Some("the calls read no column")
+    else if (rows.measured && rows.value < least) Some(f"${rows.value}%,.0f rows are few")
     else if (!rows.measured || !distinct.measured) Some("no statistics tell how often inputs repeat")
-    else if (rows.value < least) Some(f"${rows.value}%,.0f rows are few")
     else if (rows.value < repeats * distinct.value) {
       Some(f"${distinct.value}%,.0f inputs in ${rows.value}%,.0f rows repeat little")
     } else {

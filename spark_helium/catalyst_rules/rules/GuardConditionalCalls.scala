@@ -16,7 +16,8 @@ import org.apache.spark.sql.helium.plans.EvalLLM
  *   +- EvalLLM [llm#1 = llm('..', x) when (id < 100) <=> true]
  * }}}
  *
- * The guard of a call is its [[ReadCondition]] in the operator above. It may read the answer of an
+ * The guard of a call is its [[ReadCondition]] in the operators above, up to the first one with an
+ * output of its own. It may read the answer of an
  * earlier call, and a call that only another one reads runs where that one does. Where the guard is
  * not true the answer is NULL, and nobody looks.
  *
@@ -26,16 +27,26 @@ import org.apache.spark.sql.helium.plans.EvalLLM
 object GuardConditionalCalls extends HeliumRule("guardConditionalCalls") {
 
   override protected def rewrite(plan: LogicalPlan): LogicalPlan = plan.transformDown {
-    case p @ Project(list, node: EvalLLM) =>
-      guarded(node, list)(n => p.copy(child = n)).getOrElse(p)
-    case p @ Project(list, f @ Filter(condition, node: EvalLLM)) =>
-      guarded(node, condition +: list)(n => p.copy(child = f.copy(child = n))).getOrElse(p)
-    case a @ Aggregate(keys, list, node: EvalLLM, _) =>
-      guarded(node, keys ++ list)(n => a.copy(child = n)).getOrElse(a)
+    case top @ (_: Project | _: Aggregate) =>
+      guardedBelow(top.children.head, top.expressions)
+        .fold(top)(child => top.withNewChildren(Seq(child)))
   }
 
-  private def guarded(node: EvalLLM, readers: Seq[Expression])(
-      rebuild: EvalLLM => LogicalPlan): Option[LogicalPlan] = {
+  /** The plan with guards on its next node, through operators that pass columns on unread. */
+  private def guardedBelow(plan: LogicalPlan, readers: Seq[Expression]): Option[LogicalPlan] =
+    plan match {
+      case node: EvalLLM =>
+        val here = guarded(node, readers).getOrElse(node)
+        val below = guardedBelow(node.child, readers ++ here.expressions)
+        below.map(c => here.copy(child = c)).orElse(Option.when(here ne node)(here))
+      case op @ (_: Filter | _: Sort | _: LocalLimit | _: GlobalLimit | _: Offset | _: Sample |
+          _: Window) =>
+        guardedBelow(op.children.head, readers ++ op.expressions)
+          .map(child => op.withNewChildren(Seq(child)))
+      case _ => None
+    }
+
+  private def guarded(node: EvalLLM, readers: Seq[Expression]): Option[EvalLLM] = {
     val pairs = node.calls.zip(node.answers)
     val calls = pairs.zip(ReadCondition.of(pairs, node.child.outputSet, readers)).map {
       case ((call, _), Literal.TrueLiteral | Literal.FalseLiteral) => call
@@ -43,6 +54,6 @@ object GuardConditionalCalls extends HeliumRule("guardConditionalCalls") {
         did(s"$answer runs when $condition")
         call.copy(guard = Some(condition))
     }
-    if (calls == node.calls) None else Some(rebuild(node.copy(calls = calls)))
+    if (calls == node.calls) None else Some(node.copy(calls = calls))
   }
 }

@@ -4,7 +4,7 @@ import org.apache.spark.sql.catalyst.expressions._
 import org.apache.spark.sql.catalyst.plans.{LeftAnti, LeftSemi}
 import org.apache.spark.sql.catalyst.plans.logical._
 import org.apache.spark.sql.helium.HeliumRule
-import org.apache.spark.sql.helium.plans.EvalLLM
+import org.apache.spark.sql.helium.plans.{EvalLLM, SharedCalls}
 
 /**
  * Operators that keep fewer rows, and do not read an answer, run below the calls.
@@ -19,7 +19,8 @@ import org.apache.spark.sql.helium.plans.EvalLLM
  * Likewise limits, samples without replacement, semi and anti joins, and sorts; a sort is not fewer
  * rows, but it opens the way for the limit above it, and Spark runs the input of a global sort
  * twice. `EvalLLM` keeps the number and the order of rows, so each of these sees the same rows
- * below it as above. A Project between the operator and the node is stepped over.
+ * below it as above. IN and EXISTS become semi and anti joins there. A limit stays above where calls
+ * below would stream into it through a filter. A Project between the operator and the node is stepped over.
  *
  * Declines when the operator is not deterministic, and when a call of the node is not: a call with
  * a temperature is not moved across a limit, nor made for other rows than the text says.
@@ -38,7 +39,7 @@ object PushThroughEvalLLM extends HeliumRule("pushThroughEvalLLM") {
       rebuilt(node.copy(child = j.copy(left = node.child, condition = condition.map(inlined))))
     case limit @ (_: LocalLimit | _: GlobalLimit | _: Offset) =>
       limit.children.head match {
-        case Calls(node, _, rebuilt) =>
+        case Calls(node, _, rebuilt) if passesCalls(node.child, direct = true) =>
           rebuilt(node.copy(child = limit.withNewChildren(Seq(node.child))))
         case _ => limit
       }
@@ -55,6 +56,18 @@ object PushThroughEvalLLM extends HeliumRule("pushThroughEvalLLM") {
             s"${op.nodeName} stays above a call with a temperature, which runs for every row"))))
         case _ => op
       }
+  }
+
+  /**
+   * Whether a limit over the plan stops no call: it can go below all calls that stream into it. Spark
+   * takes the rows of a limit at the top partition by partition, until there are enough; below
+   * another node it would ask for rows of every partition.
+   */
+  private def passesCalls(plan: LogicalPlan, direct: Boolean): Boolean = plan match {
+    case node: EvalLLM => direct && movable(node) && passesCalls(node.child, direct)
+    case Project(list, child) if list.forall(_.deterministic) => passesCalls(child, direct)
+    case Sort(_, true, _, _) | _: Aggregate | _: RepartitionOperation | _: SharedCalls => true
+    case other => other.children.forall(passesCalls(_, direct = false))
   }
 
   private def movable(node: EvalLLM): Boolean = node.calls.forall(_.deterministic)
@@ -88,10 +101,7 @@ object PushThroughEvalLLM extends HeliumRule("pushThroughEvalLLM") {
   private def pushFilter(filter: Filter, condition: Expression, node: EvalLLM): LogicalPlan = {
     // What follows a non-deterministic conjunct must not run before it.
     val (leading, rest) = PredicateHelper.conjuncts(condition).span(_.deterministic)
-    val (cheap, reading) = leading.partition { c =>
-      // A subquery keeps its place: Spark may be about to turn it into a join.
-      below(node, Seq(c)) && !SubqueryExpression.hasSubquery(c)
-    }
+    val (cheap, reading) = leading.partition(c => below(node, Seq(c)))
     if (cheap.isEmpty) {
       filter
     } else {

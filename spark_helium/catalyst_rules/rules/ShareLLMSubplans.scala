@@ -30,16 +30,19 @@ import org.apache.spark.sql.helium.plans.{EvalLLM, SharedCalls}
  */
 object ShareLLMSubplans extends HeliumRule("shareLLMSubplans") {
 
-  private case class Copy(node: EvalLLM, bare: EvalLLM) {
-    /** Positions, in the output without pruning, of the columns that this copy's users may read. */
+  /** @param read the columns of the node that its users may read */
+  private case class Copy(node: EvalLLM, read: Seq[Attribute], bare: EvalLLM) {
+    /** Positions of those columns in the output without pruning. */
     val positions: Set[Int] = {
       val at = bare.output.map(_.exprId).zipWithIndex.toMap
-      node.output.flatMap(a => at.get(a.exprId)).toSet
+      read.flatMap(a => at.get(a.exprId)).toSet
     }
   }
 
   override protected def rewrite(plan: LogicalPlan): LogicalPlan = {
-    val copies = outermost(plan).map(n => Copy(n, EvalLLM(n.calls, n.answers, withoutPruning(n.child))))
+    val copies = outermost(plan).map { case (n, read) =>
+      Copy(n, read, EvalLLM(n.calls, n.answers, withoutPruning(n.child)))
+    }
       .filter(c => c.node.outputSet.subsetOf(c.bare.outputSet))
     val groups = copies.groupBy(c => withGuards(c.bare, Nil).canonicalized).values
       .filter(_.size > 1).flatMap(alike).toSeq
@@ -57,7 +60,7 @@ object ShareLLMSubplans extends HeliumRule("shareLLMSubplans") {
             // What differs after all would be an exchange for nothing.
             if (once.map(_._2.canonicalized).distinct.size == 1) {
               did(s"${group.size} copies of ${group.head.node.answers.mkString(", ")} run once")
-              once.foreach { case (c, subplan) => changed.put(c.node, Project(c.node.output, subplan)) }
+              once.foreach { case (c, subplan) => changed.put(c.node, Project(c.read, subplan)) }
             }
         }
       }
@@ -89,10 +92,13 @@ object ShareLLMSubplans extends HeliumRule("shareLLMSubplans") {
     SharedCalls(ColumnPruning(Project(columns, copy.bare.copy(notes = copy.node.notes))))
   }
 
-  /** Nodes that stand below no other node: what is shared is shared as a whole. */
-  private def outermost(plan: LogicalPlan): Seq[EvalLLM] = plan match {
+  /** Nodes below no other node, as what is shared is shared as a whole, and their columns in use. */
+  private def outermost(plan: LogicalPlan): Seq[(EvalLLM, Seq[Attribute])] = plan match {
     case _: SharedCalls => Nil
-    case node: EvalLLM => Seq(node)
+    case node: EvalLLM => Seq(node -> node.output)
+    case Project(list, node: EvalLLM) => Seq(node -> node.output.filter(AttributeSet(list).contains))
+    case Project(list, Filter(condition, node: EvalLLM)) =>
+      Seq(node -> node.output.filter(AttributeSet(list :+ condition).contains))
     case other => other.children.flatMap(outermost)
   }
 

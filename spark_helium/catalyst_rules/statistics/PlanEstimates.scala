@@ -58,6 +58,9 @@ class PlanEstimates {
     case Filter(condition, child) => rows(child) * selectivity(condition, child)
     case LocalLimit(IntegerLiteral(n), child) => rows(child).atMost(Estimate(n.toDouble, true))
     case GlobalLimit(IntegerLiteral(n), child) => rows(child).atMost(Estimate(n.toDouble, true))
+    case Offset(IntegerLiteral(n), child) =>
+      val all = rows(child)
+      all.copy(value = (all.value - n).max(0))
     case Sample(low, high, _, _, child, _) => rows(child) * (high - low)
     case Aggregate(keys, _, child, _) if keys.isEmpty => Estimate(1, rows(child).measured)
     case Aggregate(keys, _, child, _) => distinct(keys, child)
@@ -249,7 +252,7 @@ class PlanEstimates {
       val aliases = AttributeMap(list.collect { case a: Alias => a.toAttribute -> a.child })
       distinct(expressions.map(_.transform { case a: Attribute => aliases.getOrElse(a, a) }), child)
     case Aggregate(keys, list, _, _) if keys.nonEmpty && isKey(keys, list, expressions) => rows(plan)
-    case _: Filter | _: Sort | _: LocalLimit | _: GlobalLimit | _: Sample | _: Distinct |
+    case _: Filter | _: Sort | _: LocalLimit | _: GlobalLimit | _: Offset | _: Sample | _: Distinct |
         _: RepartitionByExpression | _: Repartition | _: SubqueryAlias =>
       distinct(expressions, plan.children.head)
     case node: EvalLLM if expressions.forall(_.references.subsetOf(node.child.outputSet)) =>
