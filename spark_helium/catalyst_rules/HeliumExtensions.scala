@@ -27,10 +27,9 @@ import org.apache.spark.sql.helium.rules._
  *   optimize             PushThroughEvalLLM, PruneUnusedCalls (to a fixed point, with Spark's own
  *                        push-down and column pruning)
  *   optimize, by cost    ArrangeLLMCalls: OrderFields, PlaceCallsByCost, FuseCallGraphs,
- *                        MergeEqualCalls, GuardConditionalCalls, OrderLLMFilters,
- *                        PruneUnusedCalls, ShareLLMSubplans,
- *                        DeduplicateInputs, PlaceByPrefix, MaterializeDraws (once, when Spark's
- *                        operator rules are done)
+ *                        MergeEqualCalls, GuardConditionalCalls, DropImpliedGuards,
+ *                        OrderLLMFilters, PruneUnusedCalls, ShareLLMSubplans, DeduplicateInputs,
+ *                        PlaceByPrefix, MaterializeDraws (once, when Spark's operator rules are done)
  *   plan                 EvalLLMStrategy: EvalLLM to EvalLLMExec, a shared subplan to an exchange
  * }}}
  */
@@ -70,9 +69,10 @@ private object PrepareLLMCalls extends Rule[LogicalPlan] {
 private object ArrangeLLMCalls extends Rule[LogicalPlan] {
 
   private val rules = Seq(
-    OrderFields, PlaceCallsByCost, ColumnPruning, FuseCallGraphs, CollapseProject, MergeEqualCalls,
-    GuardConditionalCalls, OrderLLMFilters, PruneUnusedCalls, ColumnPruning, ShareLLMSubplans,
-    DeduplicateInputs, PlaceByPrefix, ColumnPruning, MaterializeDraws)
+    OrderFields, PlaceCallsByCost, ColumnPruning, FuseCallGraphs, CollapseProject,
+    MergeEqualCalls, GuardConditionalCalls, DropImpliedGuards, MergeEqualCalls, OrderLLMFilters, PruneUnusedCalls,
+    ColumnPruning, ShareLLMSubplans, DeduplicateInputs, PlaceByPrefix, ColumnPruning,
+    MaterializeDraws)
 
   override def apply(plan: LogicalPlan): LogicalPlan =
     if (plan.exists(_.isInstanceOf[EvalLLM])) {

@@ -17,8 +17,8 @@ class CallLinesSuite extends PlanSuite {
       "Filter (llm# = yes)",
       "+- EvalLLM 1 call",
       "   |  llm# = llm('Is the text that follows calm, or is it rather angry? Text:",
-      "   |    {0}', body#, model => 'smollm2-135m',",
-      "   |    max_tokens => 16) (for 2 equal calls)",
+      "   |    {0}', body#, model => 'smollm2-135m', max_tokens => 16) (for 2 equal",
+      "   |    calls)",
       "   |    when isnotnull(title#)",
       "   |  SomeRule: declined, it must not",
       "   +- LocalRelation <empty>, [id#, body#, title#]"))

@@ -23,6 +23,7 @@ object RunSuites {
     new RewriteTwoSidedJoinCallsSuite,
     new MergeEqualCallsSuite,
     new GuardConditionalCallsSuite,
+    new DropImpliedGuardsSuite,
     new PushThroughEvalLLMSuite,
     new PruneUnusedCallsSuite,
     new PlanEstimatesSuite,

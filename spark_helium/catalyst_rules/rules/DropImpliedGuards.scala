@@ -1,0 +1,48 @@
+package org.apache.spark.sql.helium.rules
+
+import org.apache.spark.sql.catalyst.expressions._
+import org.apache.spark.sql.catalyst.expressions.Literal.TrueLiteral
+import org.apache.spark.sql.catalyst.plans.logical._
+import org.apache.spark.sql.helium.HeliumRule
+import org.apache.spark.sql.helium.plans.EvalLLM
+
+/**
+ * A guard loses the conditions that every row of the input meets.
+ *
+ * {{{
+ *   EvalLLM [llm#1 = llm('..', x) when (id < 100) <=> true AND y IS NOT NULL]
+ *   +- Filter (id < 100)
+ * =>
+ *   EvalLLM [llm#1 = llm('..', x) when y IS NOT NULL]
+ *   +- Filter (id < 100)
+ * }}}
+ *
+ * A filter that is pushed below its calls leaves such guards behind. Without them the columns that
+ * only they read can be pruned, and equal calls are recognised. Looks at filters right below, through
+ * projections of columns, and has the switch of [[GuardConditionalCalls]].
+ */
+object DropImpliedGuards extends HeliumRule("guardConditionalCalls") {
+
+  override protected def rewrite(plan: LogicalPlan): LogicalPlan = plan.transformUp {
+    case node: EvalLLM if node.calls.exists(_.guard.isDefined) =>
+      val met = conditions(node.child)
+      val calls = node.calls.map(c => c.copy(guard = c.guard.flatMap(g =>
+        PredicateHelper.conjunction(PredicateHelper.conjuncts(g).filterNot(isMet(_, met))))))
+      if (calls == node.calls) node else node.copy(calls = calls)
+  }
+
+  private def isMet(condition: Expression, met: Seq[Expression]): Boolean = condition match {
+    case EqualNullSafe(c, TrueLiteral) => isMet(c, met)
+    case IsNotNull(a) if !a.nullable => true
+    case Not(EqualNullSafe(c, Literal.FalseLiteral)) if met.exists(_.semanticEquals(c)) => true
+    case c => met.exists(_.semanticEquals(c))
+  }
+
+  private def conditions(plan: LogicalPlan): Seq[Expression] = plan match {
+    case Filter(condition, child) =>
+      PredicateHelper.conjuncts(condition).filter(_.deterministic) ++ conditions(child)
+    case Project(list, child) if list.forall(_.isInstanceOf[Attribute]) => conditions(child)
+    case _: RepartitionByExpression | _: Sort => conditions(plan.children.head)
+    case _ => Nil
+  }
+}
