@@ -73,6 +73,10 @@ test: lint typecheck scala ## All checks and tests, the real engine's too
 test-fast: scala ## The tests that need no engine
 	$(PYTEST) -m "not engine" $(SUITES)
 
+.PHONY: golden
+golden: scala ## Write the plans in tests/sql/golden anew; read git diff afterwards
+	$(BIN)/python -m pytest --quiet --regenerate-golden tests/sql/test_golden_plans.py
+
 .PHONY: lint
 lint: $(INSTALLED) ## ruff: rules and format
 	$(BIN)/ruff check .

@@ -28,6 +28,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="classic",
         help="kind of Spark session that the tests of SQL and DataFrames run on",
     )
+    parser.addoption(
+        "--regenerate-golden",
+        action="store_true",
+        help="write the plans below tests/sql/golden anew instead of comparing with them",
+    )
 
 
 @pytest.fixture(scope="session")
