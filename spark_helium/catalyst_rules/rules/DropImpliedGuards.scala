@@ -1,7 +1,6 @@
 package org.apache.spark.sql.helium.rules
 
-import org.apache.spark.sql.catalyst.expressions._
-import org.apache.spark.sql.catalyst.expressions.Literal.TrueLiteral
+import org.apache.spark.sql.catalyst.expressions.{Attribute, Expression}
 import org.apache.spark.sql.catalyst.plans.logical._
 import org.apache.spark.sql.helium.HeliumRule
 import org.apache.spark.sql.helium.plans.EvalLLM
@@ -27,15 +26,8 @@ object DropImpliedGuards extends HeliumRule("guardConditionalCalls") {
     case node: EvalLLM if node.calls.exists(_.guard.isDefined) =>
       val met = conditions(node.child)
       val calls = node.calls.map(c => c.copy(guard = c.guard.flatMap(g =>
-        PredicateHelper.conjunction(PredicateHelper.conjuncts(g).filterNot(isMet(_, met))))))
+        PredicateHelper.conjunction(PredicateHelper.conjuncts(g).filterNot(PredicateHelper.isMet(_, met))))))
       if (calls == node.calls) node else node.copy(calls = calls)
-  }
-
-  private def isMet(condition: Expression, met: Seq[Expression]): Boolean = condition match {
-    case EqualNullSafe(c, TrueLiteral) => isMet(c, met)
-    case IsNotNull(a) if !a.nullable => true
-    case Not(EqualNullSafe(c, Literal.FalseLiteral)) if met.exists(_.semanticEquals(c)) => true
-    case c => met.exists(_.semanticEquals(c))
   }
 
   private def conditions(plan: LogicalPlan): Seq[Expression] = plan match {

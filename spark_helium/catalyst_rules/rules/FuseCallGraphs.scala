@@ -61,7 +61,8 @@ abstract class FuseCallGraphs(acrossFilters: Boolean) extends HeliumRule("fuseCa
       } else {
         val substituted = below.substitute(call)
         val guards = below.filters ++ substituted.guard.toSeq.flatMap(PredicateHelper.conjuncts)
-        val candidate = substituted.copy(guard = PredicateHelper.conjunction(distinct(guards)))
+        val candidate = substituted.copy(guard = PredicateHelper.conjunction(
+          PredicateHelper.distinct(guards)))
         obstacle(candidate, AttributeSet(lower.answers ++ moved.map(_._2))) match {
           case None => moved += candidate -> answer
           case Some(reason) =>
@@ -127,11 +128,6 @@ abstract class FuseCallGraphs(acrossFilters: Boolean) extends HeliumRule("fuseCa
       case _: EvalLLM => node
       case Project(list, child) => Project(list ++ answers, exposing(child, node, answers))
       case other => other.withNewChildren(Seq(exposing(other.children.head, node, answers)))
-    }
-
-  private def distinct(conjuncts: Seq[Expression]): Seq[Expression] =
-    conjuncts.foldLeft(Seq.empty[Expression]) { (kept, e) =>
-      if (kept.exists(_.semanticEquals(e))) kept else kept :+ e
     }
 
   private def shown(e: Expression): String = {

@@ -35,8 +35,8 @@ object OrderLLMFilters extends HeliumRule("orderLLMFilters") {
 
   override protected def rewrite(plan: LogicalPlan): LogicalPlan = plan.transformUp {
     case f @ Filter(condition, node: EvalLLM) =>
-      val usable = PredicateHelper.conjuncts(condition).takeWhile(_.deterministic)
-        .filter(PredicateHelper.isMovable)
+      val usable = PredicateHelper.distinct(PredicateHelper.conjuncts(condition)
+        .takeWhile(_.deterministic).filter(PredicateHelper.isMovable))
       val reading = usable.filter(_.references.exists(node.answers.contains))
       if (reading.isEmpty) f
       else if (!node.calls.forall(_.deterministic)) {
@@ -51,7 +51,7 @@ object OrderLLMFilters extends HeliumRule("orderLLMFilters") {
     val costs = new CallEstimates(plans)
     // A guard that repeats a conjunct came from an order that was chosen before.
     val bare = node.copy(calls = node.calls.map(c => c.copy(guard = c.guard.flatMap(g =>
-      PredicateHelper.conjunction(PredicateHelper.conjuncts(g).filterNot(isOneOf(conjuncts)))))))
+      PredicateHelper.conjunction(PredicateHelper.conjuncts(g).filterNot(PredicateHelper.isMet(_, conjuncts)))))))
     val tokens = bare.answers.map(_.exprId).zip(bare.calls.map(costs.tokens(_, node))).toMap
 
     def needs(c: Expression): Seq[Attribute] =
@@ -74,7 +74,9 @@ object OrderLLMFilters extends HeliumRule("orderLLMFilters") {
     val result = guardOf.toSeq.map { case (id, conditions) =>
       val (call, answer) = pairs(id)
       val own = call.guard.toSeq.flatMap(PredicateHelper.conjuncts)
-      val added = conditions.filterNot(isOneOf(own))
+      val added = conditions.zipWithIndex.collect {
+        case (c, i) if !isOneOf(own)(c) && !PredicateHelper.isMet(c, conditions.patch(i, Nil, 1)) => c
+      }
       call.copy(guard = PredicateHelper.conjunction(added ++ own)) -> answer
     }
     val sorted = topological(result)
