@@ -6,7 +6,7 @@ import org.apache.spark.sql.catalyst.expressions._
 import org.apache.spark.sql.catalyst.plans._
 import org.apache.spark.sql.catalyst.plans.logical._
 import org.apache.spark.sql.catalyst.rules.Rule
-import org.apache.spark.sql.helium.expressions.LLMCall
+import org.apache.spark.sql.helium.expressions.{CannotFail, LLMCall}
 import org.apache.spark.sql.types._
 
 /**
@@ -142,6 +142,8 @@ object RewriteTwoSidedJoinCalls extends Rule[LogicalPlan] {
     def replace(e: Expression): Expression = e match {
       case call: LLMCall => call.copy(arguments = call.arguments.map {
         case argument if LLMCall.isIn(argument) => replace(argument)
+        // For some rows nobody may ask for it: what it reads is compared instead.
+        case argument if !CannotFail(argument) => argument
         case argument if argument.references.subsetOf(join.left.outputSet) => key(left, argument)
         case argument if argument.references.subsetOf(join.right.outputSet) => key(right, argument)
         case argument => argument

@@ -102,8 +102,16 @@ object ShareLLMSubplans extends HeliumRule("shareLLMSubplans") {
     case other => other.children.flatMap(outermost)
   }
 
-  private def withoutPruning(plan: LogicalPlan): LogicalPlan = plan.transformUp {
-    case Project(list, child) if list.forall(_.isInstanceOf[Attribute]) => child
+  /** The plan without projections of columns, where nothing above goes by the columns' number. */
+  private def withoutPruning(plan: LogicalPlan): LogicalPlan = plan match {
+    case Project(list, child) if list.forall(_.isInstanceOf[Attribute]) => withoutPruning(child)
+    case _: Project | _: Filter | _: EvalLLM | _: Sort | _: LocalLimit | _: GlobalLimit =>
+      plan.withNewChildren(plan.children.map(withoutPruning))
+    case join: Join =>
+      val (left, right) = (withoutPruning(join.left), withoutPruning(join.right))
+      if (left.outputSet.exists(right.outputSet.contains)) join
+      else join.copy(left = left, right = right)
+    case other => other
   }
 
   private def obstacle(node: EvalLLM): Option[String] =
