@@ -6,7 +6,7 @@ import scala.util.Using
 
 import org.apache.spark.{SPARK_VERSION, SparkEnv}
 import org.apache.spark.sql.SparkSessionExtensions
-import org.apache.spark.sql.catalyst.optimizer.{CollapseProject, ColumnPruning}
+import org.apache.spark.sql.catalyst.optimizer.{CollapseProject, ColumnPruning, PushDownPredicates}
 import org.apache.spark.sql.catalyst.plans.logical.LogicalPlan
 import org.apache.spark.sql.catalyst.rules.Rule
 import org.apache.spark.sql.helium.execution.EvalLLMStrategy
@@ -69,7 +69,8 @@ private object PrepareLLMCalls extends Rule[LogicalPlan] {
 private object ArrangeLLMCalls extends Rule[LogicalPlan] {
 
   private val rules = Seq(
-    OrderFields, PlaceCallsByCost, ColumnPruning, FuseCallGraphs, CollapseProject,
+    OrderFields, PlaceCallsByCost, PushDownPredicates, ColumnPruning, FuseCallGraphs,
+    CollapseProject, PushDownPredicates, CollapseProject,
     MergeEqualCalls, GuardConditionalCalls, DropImpliedGuards, MergeEqualCalls, OrderLLMFilters, PruneUnusedCalls,
     ColumnPruning, ShareLLMSubplans, DeduplicateInputs, PlaceByPrefix, ColumnPruning,
     MaterializeDraws)

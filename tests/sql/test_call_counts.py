@@ -50,7 +50,7 @@ SHAPES: dict[str, tuple[str, int, int]] = {
         f"SELECT id FROM t WHERE {CALL} = 'yes' AND NOT EXISTS (SELECT 1 FROM few WHERE few.id <> t.id)", 0, 0,
     ),
     "one call or another by a first": (
-        f"SELECT CASE WHEN {CALL} = 'yes' THEN llm('good? a {{0}}', p) ELSE llm('good? b {{0}}', p) END FROM t", 2000, 20,
+        f"SELECT IF({CALL} = 'yes', llm('good? a {{0}}', p), llm('good? b {{0}}', p)) FROM t", 2000, 20,
     ),
     "CASE in ORDER BY": (f"SELECT id FROM t ORDER BY CASE WHEN id < 7 THEN {CALL} END, id", 14, 7),
     "top k by another column": (f"SELECT id, {CALL} AS a FROM t ORDER BY n DESC LIMIT 3", 3, 3),

@@ -81,6 +81,8 @@ def test_rules_change_no_answer(spark: SparkSession) -> None:
         # Adaptive execution may stop a side of a join when the other one turns out empty: then counts say nothing.
         adaptive = seen % 4 in (1, 2)
         spark.conf.set("spark.sql.adaptive.enabled", str(adaptive).lower())
+        # By an estimate, a call may run above a join that repeats its rows: more requests, for the same prompts.
+        placed = spark.conf.get("spark.helium.optimizer.placeCallsByCost.enabled") == "true"
         seen += 1
         optimized, on = answer(spark, query)
         for key in SWITCHES:
@@ -89,7 +91,7 @@ def test_rules_change_no_answer(spark: SparkSession) -> None:
         assert optimized == unoptimized, query
         if not adaptive:
             assert on.calls_sent <= off.calls_sent, query
-            assert on.calls_requested <= off.calls_requested, query
+            assert placed or on.calls_requested <= off.calls_requested, query
         fired += on.calls_requested < off.calls_requested
 
     check()

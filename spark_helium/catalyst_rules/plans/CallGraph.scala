@@ -77,17 +77,17 @@ object CallGraph {
   /** The graph of calls that [[CallLevels]] holds for one. */
   def of(calls: Seq[LLMCall], answers: Seq[Attribute]): CallGraph = {
     val inputs = mutable.ArrayBuffer.empty[Expression]
-    val position = answers.map(_.exprId).zipWithIndex.toMap
+    val known = answers.map(_.exprId).zip(calls.zipWithIndex.map(_.swap)).toMap
     def input(e: Expression): Int = {
-      val known = inputs.indexWhere(i => i.deterministic && i.semanticEquals(e))
-      if (known >= 0) known else { inputs += e; inputs.size - 1 }
+      val at = inputs.indexWhere(i => i.deterministic && i.semanticEquals(e))
+      if (at >= 0) at else { inputs += e; inputs.size - 1 }
     }
-    val glue = new Glue(position.get, input)
-    def known[T](e: Expression, found: Option[T]): T = found.getOrElse(
+    val glue = new Glue(known.get, input)
+    def found[T](e: Expression, form: Option[T]): T = form.getOrElse(
       throw new IllegalStateException(s"$e stands between two calls of one call graph"))
     val nodes = calls.map { c =>
-      Node(c, c.arguments.map(a => known(a, glue.text(a))),
-        c.guard.map(g => known(g, glue.condition(g))))
+      Node(c, c.arguments.map(a => found(a, glue.text(a))),
+        c.guard.map(g => found(g, glue.condition(g))))
     }
     CallGraph(inputs.toSeq, nodes)
   }

@@ -2,7 +2,7 @@ package org.apache.spark.sql.helium.plans
 
 import scala.collection.mutable
 
-import org.apache.spark.sql.catalyst.expressions.{AttributeSet, ExprId}
+import org.apache.spark.sql.catalyst.expressions.{Attribute, ExprId}
 import org.apache.spark.sql.catalyst.plans.logical.{LogicalPlan, Project}
 import org.apache.spark.sql.helium.expressions.LLMCall
 
@@ -17,16 +17,17 @@ object CallLevels {
   /** The node itself where one call graph holds it. */
   def divided(node: EvalLLM): LogicalPlan = {
     val level = mutable.Map.empty[ExprId, Int]
-    node.calls.zip(node.answers).foreach { case (call, answer) =>
+    val pairs = node.calls.zip(node.answers)
+    pairs.foreach { case (call, answer) =>
       val read = call.references.toSeq.flatMap(a => level.get(a.exprId))
       val lowest = read.maxOption.getOrElse(0)
-      val beside = AttributeSet(node.answers.filter(a => level.get(a.exprId).contains(lowest)))
+      val beside = pairs.filter { case (_, a) => level.get(a.exprId).contains(lowest) }
       level(answer.exprId) = if (isWithin(call, beside)) lowest else lowest + 1
     }
     if (level.values.forall(_ == 0)) {
       node
     } else {
-      val nodes = node.calls.zip(node.answers).groupBy { case (_, a) => level(a.exprId) }
+      val nodes = pairs.groupBy { case (_, a) => level(a.exprId) }
         .toSeq.sortBy(_._1).map(_._2)
       val stacked = nodes.foldLeft(node.child) { case (below, calls) =>
         EvalLLM(calls.map(_._1), calls.map(_._2), below, node.notes)
@@ -35,7 +36,7 @@ object CallLevels {
     }
   }
 
-  /** Whether a call can stand in one call graph with the calls whose answers are given. */
-  def isWithin(call: LLMCall, answers: AttributeSet): Boolean =
-    call.arguments.forall(Glue.isText(_, answers)) && call.guard.forall(Glue.isCondition(_, answers))
+  /** Whether a call can stand in one call graph with the given calls. */
+  def isWithin(call: LLMCall, calls: Seq[(LLMCall, Attribute)]): Boolean =
+    call.arguments.forall(Glue.isText(_, calls)) && call.guard.forall(Glue.isCondition(_, calls))
 }

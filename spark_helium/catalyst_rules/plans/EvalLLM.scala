@@ -8,8 +8,8 @@ import org.apache.spark.sql.catalyst.expressions._
 import org.apache.spark.sql.catalyst.plans.QueryPlan
 import org.apache.spark.sql.catalyst.plans.logical._
 import org.apache.spark.sql.catalyst.plans.logical.statsEstimation.EstimationUtils
-import org.apache.spark.sql.helium.expressions.LLMCall
-import org.apache.spark.sql.helium.statistics.{CallEstimates, PlanEstimates, Tokens}
+import org.apache.spark.sql.helium.expressions.{Choices, LLMCall}
+import org.apache.spark.sql.helium.statistics.{CallEstimates, PlanEstimates}
 
 /**
  * What a rule did to a node, or why it left it as it is.
@@ -55,10 +55,12 @@ case class EvalLLM(
     val below = child.stats
     val plans = new PlanEstimates
     val ofAnswers = calls.zip(answers).map { case (call, answer) =>
-      val length = (plans.outputTokens(call) * Tokens.charactersPerToken).toLong
+      // Spark takes statistics for facts: only what is known goes there.
+      val values = plans.distinct(Seq(answer), this)
+      val length = call.options.constraint.collect { case Choices(c) => c.map(_.length).max.toLong }
       answer -> ColumnStat(
-        distinctCount = Some(BigInt(plans.distinct(Seq(answer), this).value.toLong.max(1))),
-        avgLen = Some(length), maxLen = Some(length))
+        distinctCount = Option.when(values.measured)(BigInt(values.value.toLong.max(1))),
+        avgLen = length, maxLen = length)
     }
     val attributes = AttributeMap(below.attributeStats.toSeq ++ ofAnswers)
     val width = (of: Seq[Attribute]) => EstimationUtils.getSizePerRow(of, attributes)
@@ -117,7 +119,12 @@ object EvalLLM {
       input: Seq[Attribute]): (Seq[LLMCall], Seq[Attribute]) = {
     val all: AttributeSeq = input ++ answers
     def positioned[E <: Expression](e: E): E = QueryPlan.normalizeExpressions(e, all)
-    (calls.map(c => positioned(c).canonicalized.asInstanceOf[LLMCall]), answers.map(positioned(_)))
+    val canonical = calls.zip(answers).map { case (c, answer) =>
+      val call = positioned(c).canonicalized.asInstanceOf[LLMCall]
+      // A draw is like no other: an exchange with it must not stand in for another one.
+      if (c.deterministic) call else call.copy(written = Set(s"draw ${answer.exprId.id}"))
+    }
+    (canonical, answers.map(positioned(_)))
   }
 
   def count(calls: Int): String = if (calls == 1) "1 call" else s"$calls calls"

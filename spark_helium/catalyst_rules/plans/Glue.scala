@@ -4,7 +4,7 @@ import org.json4s._
 
 import org.apache.spark.sql.catalyst.expressions._
 import org.apache.spark.sql.catalyst.expressions.Literal.{FalseLiteral, TrueLiteral}
-import org.apache.spark.sql.helium.expressions.CannotFail
+import org.apache.spark.sql.helium.expressions.{CannotFail, LLMCall}
 import org.apache.spark.sql.types._
 import org.apache.spark.unsafe.types.UTF8String
 
@@ -20,20 +20,22 @@ import org.apache.spark.unsafe.types.UTF8String
  *   llm#1 = 'yes' AND id > 3           {"and": [{"equal": [[..], [..]]}, {"input": 1}]}
  * }}}
  *
- * @param position of the call whose answer an attribute is, for the answers that are known here
+ * @param answer position and call of an attribute that is an answer, where it is known here
  * @param input position of the input column that holds an expression over the child's output
  */
-class Glue(position: ExprId => Option[Int], input: Expression => Int) {
+class Glue(answer: ExprId => Option[(Int, LLMCall)], input: Expression => Int) {
 
   /** The parts of a text; None when something stands around an answer that is not glue. */
   def text(e: Expression): Option[List[JValue]] = e match {
     case Alias(child, _) => text(child)
     case Literal(s: UTF8String, StringType) => Some(data(s.toString))
     case _ if !readsAnswer(e) => Some(List(inputPart(e)))
-    case a: Attribute if a.dataType == StringType => position(a.exprId).map(k => List(callPart(k)))
-    // The answer of a call with failOnError => false.
-    case GetStructField(a: Attribute, 0, _) if e.dataType == StringType =>
-      position(a.exprId).map(k => List(callPart(k)))
+    case a: Attribute if a.dataType == StringType => answer(a.exprId).map(k => List(callPart(k._1)))
+    // The answer of a call with failOnError => false, and not the first field of an answer.
+    case GetStructField(a: Attribute, 0, _) => answer(a.exprId).collect {
+      case (k, call) if !call.options.failOnError && call.answerType == StringType =>
+        List(callPart(k))
+    }
     case Cast(child, StringType, _, _) if child.dataType == StringType => text(child)
     case Concat(children) if e.dataType == StringType => all(children.map(text)).map(_.flatten)
     case Coalesce(children) if e.dataType == StringType =>
@@ -52,29 +54,36 @@ class Glue(position: ExprId => Option[Int], input: Expression => Int) {
     case _ => None
   }
 
-  /** A condition in SQL's three-valued logic; None when it is more than the daemon knows. */
-  def condition(e: Expression): Option[JValue] = e match {
+  /**
+   * A condition in SQL's three-valued logic; None when it is more than the daemon knows, or nested so
+   * deep that nobody could read it.
+   */
+  def condition(e: Expression): Option[JValue] =
+    if (Glue.height(e) > Glue.mostHeight) None else conditionOf(e)
+
+  private def conditionOf(e: Expression): Option[JValue] = e match {
     case Literal(value, BooleanType) =>
       Some(JObject("literal" -> (if (value == null) JNull else JBool(value == true))))
     case _ if !readsAnswer(e) => Some(inputPart(e))
-    case And(left, right) => both(left, right)((l, r) => JObject("and" -> JArray(List(l, r))))
-    case Or(left, right) => both(left, right)((l, r) => JObject("or" -> JArray(List(l, r))))
-    case Not(child) => condition(child).map(negated)
+    case _: And => list("and", Glue.terms(e) { case And(left, right) => Seq(left, right) })
+    case _: Or => list("or", Glue.terms(e) { case Or(left, right) => Seq(left, right) })
+    case Not(child) => conditionOf(child).map(negated)
     case IsNull(child) => textOf(child).map(t => JObject("is_null" -> t))
     case IsNotNull(child) => textOf(child).map(t => negated(JObject("is_null" -> t)))
-    case EqualNullSafe(child, TrueLiteral) => condition(child).map(isTrue)
-    case EqualNullSafe(child, FalseLiteral) => condition(child).map(c => isTrue(negated(c)))
+    case EqualNullSafe(child, TrueLiteral) => conditionOf(child).map(isTrue)
+    case EqualNullSafe(child, FalseLiteral) => conditionOf(child).map(c => isTrue(negated(c)))
     case EqualTo(left, right) => comparison("equal", left, right)
     case EqualNullSafe(left, right) => comparison("null_safe_equal", left, right)
     case In(child, values) if values.nonEmpty && values.forall(_.isInstanceOf[Literal]) =>
       membership(child, values.map(_.asInstanceOf[Literal].value))
     case InSet(child, values) if values.nonEmpty => membership(child, values.toSeq.sortBy(String.valueOf))
-    case If(predicate, yes, no) => condition(CaseWhen(Seq(predicate -> yes), no))
-    case CaseWhen(branches, otherwise) =>
-      branches.foldRight(condition(otherwise.getOrElse(Literal(null, BooleanType)))) {
+    case If(predicate, yes, no) => conditionOf(CaseWhen(Seq(predicate -> yes), no))
+    case CaseWhen(branches, otherwise) if branches.size <= Glue.mostBranches =>
+      val last = otherwise.getOrElse(Literal(null, BooleanType))
+      branches.foldRight(lazily(last)(conditionOf)) {
         case ((predicate, value), rest) => for {
-          p <- lazily(predicate)(condition)
-          v <- lazily(value)(condition)
+          p <- lazily(predicate)(conditionOf)
+          v <- lazily(value)(conditionOf)
           r <- rest
         } yield JObject("or" -> JArray(List(
           JObject("and" -> JArray(List(isTrue(p), v))),
@@ -84,25 +93,28 @@ class Glue(position: ExprId => Option[Int], input: Expression => Int) {
   }
 
   private def readsAnswer(e: Expression): Boolean =
-    e.references.exists(a => position(a.exprId).isDefined)
+    e.references.exists(a => answer(a.exprId).isDefined)
 
   private def textOf(e: Expression): Option[JValue] =
     if (e.dataType == StringType) text(e).map(JArray(_)) else None
 
+  /** A text to compare: of answers and constants. A column may hold bytes that are no text. */
+  private def comparable(e: Expression): Option[JValue] =
+    if (e.references.forall(a => answer(a.exprId).isDefined)) textOf(e) else None
+
   private def comparison(name: String, left: Expression, right: Expression): Option[JValue] = for {
-    l <- textOf(left)
-    r <- textOf(right)
+    l <- comparable(left)
+    r <- comparable(right)
   } yield JObject(name -> JArray(List(l, r)))
 
   private def membership(child: Expression, values: Seq[Any]): Option[JValue] =
-    textOf(child).map(t => JObject("in" -> t, "values" -> JArray(values.toList.map {
+    comparable(child).map(t => JObject("in" -> t, "values" -> JArray(values.toList.map {
       case null => JNull
       case v => JString(v.toString)
     })))
 
-  private def both(left: Expression, right: Expression)(
-      combine: (JValue, JValue) => JValue): Option[JValue] =
-    for (l <- lazily(left)(condition); r <- lazily(right)(condition)) yield combine(l, r)
+  private def list(name: String, terms: Seq[Expression]): Option[JValue] =
+    all(terms.map(lazily(_)(conditionOf))).map(found => JObject(name -> JArray(found)))
 
   /** A piece that Spark may not compute for every row; as an input column it would be. */
   private def lazily[T](e: Expression)(form: Expression => Option[T]): Option[T] =
@@ -143,21 +155,39 @@ class Glue(position: ExprId => Option[Int], input: Expression => Int) {
 
 object Glue {
 
-  /** Whether the daemon can compute a prompt's argument that reads the given answers. */
-  def isText(e: Expression, answers: AttributeSet): Boolean =
-    !reads(e, answers) || checking(answers).text(e).isDefined
+  /** Whether the daemon can compute a prompt's argument that reads answers of the given calls. */
+  def isText(e: Expression, calls: Seq[(LLMCall, Attribute)]): Boolean =
+    !reads(e, calls) || checking(calls).text(e).isDefined
 
-  /** Whether the daemon can evaluate a condition that reads the given answers. */
-  def isCondition(e: Expression, answers: AttributeSet): Boolean =
-    !reads(e, answers) || checking(answers).condition(e).isDefined
+  /** Whether the daemon can evaluate a condition that reads answers of the given calls. */
+  def isCondition(e: Expression, calls: Seq[(LLMCall, Attribute)]): Boolean =
+    !reads(e, calls) || checking(calls).condition(e).isDefined
 
-  private def reads(e: Expression, answers: AttributeSet): Boolean =
-    e.references.exists(answers.contains)
+  private def reads(e: Expression, calls: Seq[(LLMCall, Attribute)]): Boolean =
+    calls.exists { case (_, answer) => e.references.contains(answer) }
 
-  private def checking(answers: AttributeSet): Glue = {
-    val ids = answers.toSeq.map(_.exprId).toSet
-    new Glue(id => if (ids(id)) Some(0) else None, _ => 0)
+  private def checking(calls: Seq[(LLMCall, Attribute)]): Glue = {
+    val known = calls.map { case (call, answer) => answer.exprId -> (0 -> call) }.toMap
+    new Glue(known.get, _ => 0)
   }
+
+  // JSON readers stop at a depth, and a longer CASE is quicker in Spark.
+  private val mostHeight = 60
+  private val mostBranches = 16
+
+  /** The height of an expression's tree, chains of AND and OR counted as one. */
+  private def height(e: Expression): Int = {
+    val below = e match {
+      case _: And => terms(e) { case And(left, right) => Seq(left, right) }
+      case _: Or => terms(e) { case Or(left, right) => Seq(left, right) }
+      case other => other.children
+    }
+    1 + below.map(height).maxOption.getOrElse(0)
+  }
+
+  private def terms(e: Expression)(
+      open: PartialFunction[Expression, Seq[Expression]]): Seq[Expression] =
+    open.lift(e).fold(Seq(e))(_.flatMap(terms(_)(open)))
 
   private[plans] sealed trait FormatPart
   private[plans] case class Constant(value: String) extends FormatPart

@@ -2,7 +2,7 @@ package org.apache.spark.sql.helium.rules
 
 import org.apache.spark.sql.catalyst.expressions._
 import org.apache.spark.sql.catalyst.plans.logical._
-import org.apache.spark.sql.helium.expressions.LLMCall
+import org.apache.spark.sql.helium.expressions.{ExpressionSize, LLMCall}
 import org.apache.spark.sql.helium.plans.EvalLLM
 
 /**
@@ -35,11 +35,14 @@ private[rules] object CallsBelow {
   def apply(plan: LogicalPlan): Option[CallsBelow] = plan match {
     case node: EvalLLM => Some(CallsBelow(node, node.output, Nil))
     case Project(list, child) if list.forall(PredicateHelper.isMovable) =>
-      CallsBelow(child).map(below => below.copy(columns = list.map {
-        case alias: Alias => below.substitute(alias)
-        case a: Attribute => below.columns.find(_.exprId == a.exprId).getOrElse(a)
-        case other => other
-      }))
+      CallsBelow(child).map { below =>
+        val known = below.columns.map(c => c.exprId -> c).toMap
+        below.copy(columns = list.map {
+          case alias: Alias => below.substitute(alias)
+          case a: Attribute => known.getOrElse(a.exprId, a)
+          case other => other
+        })
+      }.filter(_.columns.forall(ExpressionSize.isSmall(_)))
     case Filter(condition, child) if PredicateHelper.isMovable(condition) =>
       CallsBelow(child).map(below =>
         below.copy(filters = below.filters ++ PredicateHelper.conjuncts(below.substitute(condition))))

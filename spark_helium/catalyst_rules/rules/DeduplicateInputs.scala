@@ -37,10 +37,14 @@ object DeduplicateInputs extends HeliumRule("deduplicateInputs") {
   /** How often an input repeats, in the mean, at the least. */
   val repeats = 4.0
 
-  override protected def rewrite(plan: LogicalPlan): LogicalPlan = plan.transformUp {
-    case node: EvalLLM if !node.child.isInstanceOf[Aggregate] =>
-      unfit(node).map(declined(node, _, routine = true))
-      .orElse(obstacle(node).map(declined(node, _))).getOrElse(deduplicated(node))
+  override protected def rewrite(plan: LogicalPlan): LogicalPlan = {
+    val limited = StreamingLimit.nodesBelow(plan)
+    plan.transformUp {
+      case node: EvalLLM if !node.child.isInstanceOf[Aggregate] =>
+        unfit(node).map(declined(node, _, routine = true))
+          .orElse(obstacle(node, limited.contains(node)).map(declined(node, _)))
+          .getOrElse(deduplicated(node))
+    }
   }
 
   /** Why there is nothing to gain, as far as is known. */
@@ -60,12 +64,14 @@ object DeduplicateInputs extends HeliumRule("deduplicateInputs") {
     }
   }
 
-  private def obstacle(node: EvalLLM): Option[String] = {
+  private def obstacle(node: EvalLLM, limited: Boolean): Option[String] = {
     val inputs = inputsOf(node)
     if (!node.calls.forall(_.deterministic)) Some("a call with a temperature runs for every row")
     else if (node.child.exists(_.isInstanceOf[EvalLLM])) Some("calls below would run twice")
-    else if (RowOrder.of(node).isDefined) Some("a join would lose the order of the rows")
+    else if (RowOrder.of(node) != RowOrder.None) Some("a join would lose the order of the rows")
+    else if (limited) Some("a limit above takes what it needs, and a join would ask for all")
     else FreshCopy.notRepeatable(node.child).map(reason => s"the input $reason")
+      .orElse(Option.when(!FreshCopy.isStable(node.child))("ties decide on the rows of the input"))
       .orElse(inputs.find(!PredicateHelper.isMovable(_))
         .map(e => s"$e is not deterministic, a subquery or a user's function"))
       .orElse(inputs.find(e => !isComparable(e.dataType))

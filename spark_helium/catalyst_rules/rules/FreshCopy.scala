@@ -52,7 +52,17 @@ private[rules] object FreshCopy {
     else if (plan.exists(takesSomeRows)) Some("takes some rows of many without an order")
     else None
 
+  /**
+   * Whether a plan gives the same rows also where ties decide, or where Spark cuts the copy's partitions
+   * in another way. What is done for speed alone asks for this.
+   */
+  def isStable(plan: LogicalPlan): Boolean = isRepeatable(plan) && !plan.exists {
+    case _: Window | _: GlobalLimit | _: LocalLimit | _: Offset => true
+    case _ => false
+  }
+
   private def takesSomeRows(plan: LogicalPlan): Boolean = plan match {
+    case _: Sample => true
     case GlobalLimit(_, LocalLimit(_, _: Sort)) | GlobalLimit(_, _: Sort) => false
     case LocalLimit(_, _: Sort) => false
     case _: GlobalLimit | _: LocalLimit | _: Offset | _: Tail => true

@@ -6,7 +6,7 @@ import org.apache.spark.sql.catalyst.expressions._
 import org.apache.spark.sql.catalyst.optimizer.CombineFilters
 import org.apache.spark.sql.catalyst.plans.logical._
 import org.apache.spark.sql.helium.HeliumRule
-import org.apache.spark.sql.helium.expressions.LLMCall
+import org.apache.spark.sql.helium.expressions.{CannotFail, LLMCall}
 import org.apache.spark.sql.helium.plans.{EvalLLM, Glue}
 
 /**
@@ -63,7 +63,7 @@ abstract class FuseCallGraphs(acrossFilters: Boolean) extends HeliumRule("fuseCa
         val guards = below.filters ++ substituted.guard.toSeq.flatMap(PredicateHelper.conjuncts)
         val candidate = substituted.copy(guard = PredicateHelper.conjunction(
           PredicateHelper.distinct(guards)))
-        obstacle(candidate, AttributeSet(lower.answers ++ moved.map(_._2))) match {
+        obstacle(candidate, lower.calls.zip(lower.answers) ++ moved, below.filters.nonEmpty) match {
           case None => moved += candidate -> answer
           case Some(reason) =>
             reasons += reason
@@ -86,17 +86,24 @@ abstract class FuseCallGraphs(acrossFilters: Boolean) extends HeliumRule("fuseCa
     }
   }
 
-  /** Why a call cannot stand in the call graph whose answers are given; None when it can. */
-  private def obstacle(call: LLMCall, answers: AttributeSet): Option[String] = {
-    def reads(e: Expression): Boolean = e.references.exists(answers.contains)
+  /**
+   * Why a call cannot stand in one call graph with the given calls; None when it can.
+   *
+   * @param filtered whether it comes from above a filter
+   */
+  private def obstacle(
+      call: LLMCall, calls: Seq[(LLMCall, Attribute)], filtered: Boolean): Option[String] = {
+    def reads(e: Expression): Boolean = calls.exists(c => e.references.contains(c._2))
     val expressions = call.arguments ++ call.guard
     expressions.find(e => reads(e) && !PredicateHelper.isMovable(e))
       .orElse(expressions.find(!_.deterministic))
       .map(e => s"${shown(e)} is not deterministic, a subquery or a user's function")
-      .orElse(call.arguments.find(!Glue.isText(_, answers))
+      .orElse(call.arguments.find(e => filtered && !CannotFail(e))
+        .map(e => s"${shown(e)} could fail for a row that the filter drops"))
+      .orElse(call.arguments.find(!Glue.isText(_, calls))
         .map(e => s"${shown(e)} between two calls is more than string glue"))
       .orElse(call.guard.toSeq.flatMap(PredicateHelper.conjuncts)
-        .find(!Glue.isCondition(_, answers))
+        .find(!Glue.isCondition(_, calls))
         .map(e => s"the condition ${shown(e)} is more than the daemon evaluates"))
   }
 

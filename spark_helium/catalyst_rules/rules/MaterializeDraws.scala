@@ -37,7 +37,8 @@ object MaterializeDraws extends Rule[LogicalPlan] {
 
   /** Whether a second reading of the plan would draw again. */
   private def isRepeated(plan: LogicalPlan): Boolean = plan match {
-    case _: SharedCalls => false
+    // These read their input once, and keep it in an exchange.
+    case _: SharedCalls | _: Aggregate | _: RepartitionOperation | _: Window => false
     case node if draws(node) => true
     case other => other.children.exists(isRepeated)
   }

@@ -5,7 +5,7 @@ import scala.collection.mutable
 import org.apache.spark.sql.catalyst.expressions._
 import org.apache.spark.sql.catalyst.plans.logical._
 import org.apache.spark.sql.helium.HeliumRule
-import org.apache.spark.sql.helium.expressions.LLMCall
+import org.apache.spark.sql.helium.expressions.{CannotFail, LLMCall}
 import org.apache.spark.sql.helium.plans.EvalLLM
 import org.apache.spark.sql.helium.statistics.{CallEstimates, PlanEstimates}
 
@@ -26,7 +26,8 @@ import org.apache.spark.sql.helium.statistics.{CallEstimates, PlanEstimates}
  * The rank of a conjunct is the tokens of the calls that it needs and that no conjunct before it
  * needs, by the share of rows that it is expected to drop. The filter stays where it is, and decides
  * alone which rows come out; where a guard is not true it drops the row. What follows a conjunct
- * that is not deterministic is left alone.
+ * that is not deterministic is left alone, and calls that a conjunct reads which may fail run for
+ * every row.
  *
  * Declines for a node with a call that is a draw (a temperature and no seed), which is made for each
  * row that the text says. Must run after [[FuseCallGraphs]], whose guards it takes up.
@@ -36,17 +37,23 @@ object OrderLLMFilters extends HeliumRule("orderLLMFilters") {
   override protected def rewrite(plan: LogicalPlan): LogicalPlan = plan.transformUp {
     case f @ Filter(condition, node: EvalLLM) =>
       val usable = PredicateHelper.distinct(PredicateHelper.conjuncts(condition)
-        .takeWhile(_.deterministic).filter(PredicateHelper.isMovable))
+        .takeWhile(_.deterministic).filter(c => PredicateHelper.isMovable(c) && CannotFail(c)))
       val reading = usable.filter(_.references.exists(node.answers.contains))
       if (reading.isEmpty) f
       else if (!node.calls.forall(_.deterministic)) {
         withNode(f, declined(node, "a call with a temperature runs for every row"))
       } else {
-        ordered(f, node, usable)
+        // What may fail must see the answers that it sees now, and no NULL in their place.
+        val fixed = PredicateHelper.conjuncts(condition).filterNot(CannotFail(_))
+        ordered(f, node, usable, AttributeSet(fixed.flatMap(_.references)))
       }
   }
 
-  private def ordered(filter: Filter, node: EvalLLM, conjuncts: Seq[Expression]): LogicalPlan = {
+  private def ordered(
+      filter: Filter,
+      node: EvalLLM,
+      conjuncts: Seq[Expression],
+      fixed: AttributeSet): LogicalPlan = {
     val plans = new PlanEstimates
     val costs = new CallEstimates(plans)
     // A guard that repeats a conjunct came from an order that was chosen before.
@@ -61,6 +68,7 @@ object OrderLLMFilters extends HeliumRule("orderLLMFilters") {
     val left = mutable.ArrayBuffer.from(conjuncts)
     val before = mutable.ArrayBuffer.empty[Expression]
     val guardOf = mutable.LinkedHashMap.empty[ExprId, Seq[Expression]]
+    CallsBelow.split(bare, fixed)._1.foreach { case (_, answer) => guardOf(answer.exprId) = Nil }
     while (left.nonEmpty) {
       val next = left.minBy { c =>
         needs(c).map(_.exprId).filterNot(guardOf.contains).map(tokens).sum / dropped(c)

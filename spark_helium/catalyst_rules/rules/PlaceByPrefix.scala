@@ -48,11 +48,9 @@ object PlaceByPrefix extends HeliumRule("placeByPrefix") {
     else if (node.child.exists(_.isInstanceOf[EvalLLM])) {
       Some("calls run below, and a sample of their rows would run them again")
     } else if (node.child.maxRows.exists(_ <= 1)) Some("there is one row")
-    else node.child match {
-      case _: RepartitionOperation => Some("the query repartitions its rows itself")
-      case Project(_, _: RepartitionOperation) => Some("the query repartitions its rows itself")
-      case child => RowOrder.of(child).filterNot(RowOrder.isWithin(_, child))
-        .map(_ => "the rows have the order of a column that is gone")
+    else RowOrder.of(node.child) match {
+      case RowOrder.Fixed(reason) => Some(reason)
+      case _ => None
     }
 
   /** Whether this rule, or the order that the query asks for, spread the rows already. */
@@ -64,17 +62,16 @@ object PlaceByPrefix extends HeliumRule("placeByPrefix") {
 
   private def placed(node: EvalLLM, engines: Int): EvalLLM = {
     val partitions = Cluster.partitions(engines)
-    node.child match {
-      case sort @ Sort(order, true, below, _) =>
+    (node.child, RowOrder.of(node.child)) match {
+      case (sort @ Sort(order, true, below, _), _) =>
         did(s"rows in ranges of their order, in $partitions partitions")
         node.copy(child = sort.copy(child =
           RepartitionByExpression(order, below, Some(partitions))))
-      case child if RowOrder.of(child).isDefined =>
-        val order = RowOrder.of(child).get
+      case (child, RowOrder.Sorted(order)) =>
         did(s"rows in ranges of their order, in $partitions partitions")
         node.copy(child = Sort(order, global = true,
           RepartitionByExpression(order, child, Some(partitions))))
-      case child =>
+      case (child, _) =>
         val inputs = CallGraph.inputsOf(node.calls, node.answers).filter(e =>
           e.deterministic && !e.foldable && e.dataType != BooleanType &&
             RowOrdering.isOrderable(e.dataType) && !SubqueryExpression.hasSubquery(e))

@@ -45,13 +45,17 @@ object PlaceCallsByCost extends HeliumRule("placeCallsByCost") {
 
   override protected def rewrite(plan: LogicalPlan): LogicalPlan = {
     val lifted = plan.transformUp {
+      // What a stream's join keeps as its state must not depend on estimates of one batch.
+      case join: Join if join.isStreaming => join
       case join @ Join(_, _, _: InnerLike, _, _) =>
         lift(join, left = true, further = lift(_, left = false, further = identity))
       case join @ Join(_, _, LeftSemi | LeftAnti, _, _) => lift(join, left = true, further = identity)
       case join @ Join(_, _, LeftOuter | RightOuter | FullOuter, _, _) => explainOuter(join)
     }
+    val limited = StreamingLimit.nodesBelow(lifted)
     lifted.transformUp {
-      case node @ EvalLLM(_, _, OverJoin(join, rebuild), _) => lower(node, join, rebuild)
+      case node @ EvalLLM(_, _, OverJoin(join, rebuild), _)
+          if !node.isStreaming && !limited.contains(node) => lower(node, join, rebuild)
       case node @ EvalLLM(_, _, g: Generate, _) => lowerGenerate(node, g)
     }
   }
@@ -207,7 +211,7 @@ object PlaceCallsByCost extends HeliumRule("placeCallsByCost") {
   /** The rows of a side that have a partner; None where the other side cannot be computed twice. */
   private def semi(
       side: LogicalPlan, other: LogicalPlan, condition: Option[Expression]): Option[LogicalPlan] =
-    if (!FreshCopy.isRepeatable(other) || other.exists(_.isInstanceOf[EvalLLM]) ||
+    if (!FreshCopy.isStable(other) || other.exists(_.isInstanceOf[EvalLLM]) ||
         !condition.forall(PredicateHelper.isMovable)) {
       None
     } else {

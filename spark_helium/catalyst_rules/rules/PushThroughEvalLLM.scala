@@ -37,12 +37,40 @@ object PushThroughEvalLLM extends HeliumRule("pushThroughEvalLLM") {
     case j @ Join(Calls(node, inlined, rebuilt), right, LeftSemi | LeftAnti, condition, _)
         if below(node, condition.map(inlined).toSeq, right.outputSet) =>
       rebuilt(node.copy(child = j.copy(left = node.child, condition = condition.map(inlined))))
+    case limit @ (_: LocalLimit | _: GlobalLimit) if topCalls(limit).isDefined => topCalls(limit).get
     case limit @ (_: LocalLimit | _: GlobalLimit | _: Offset) =>
       limit.children.head match {
         case Calls(node, _, rebuilt) if passesCalls(node.child, direct = true) =>
           rebuilt(node.copy(child = limit.withNewChildren(Seq(node.child))))
         case _ => limit
       }
+  }
+
+  /**
+   * The first rows by an answer, with the calls that neither order nor filters read above the limit.
+   */
+  private def topCalls(limit: LogicalPlan): Option[LogicalPlan] = limit.children.head match {
+    case p @ Project(list, sort: Sort) if list.forall(_.deterministic) =>
+      topCalls(limit.withNewChildren(Seq(sort))).map(below => p.copy(child = below))
+    case sort @ Sort(order, true, child, _) if order.forall(_.deterministic) =>
+      for {
+        below <- CallsBelow(child)
+        if movable(below.node)
+        read = (order.map(below.substitute(_)) ++ below.filters).flatMap(_.references)
+        (kept, free) = below.split(AttributeSet(read))
+        if kept.nonEmpty && free.nonEmpty
+        node = below.node
+        // The rows go up as they are, and their columns are made above the calls that are left.
+        rows = PredicateHelper.conjunction(below.filters)
+          .foldLeft[LogicalPlan](node.withCalls(kept))((plan, c) => Filter(c, plan))
+        sorted = sort.copy(
+          order = order.map(o => below.substitute[Expression](o).asInstanceOf[SortOrder]), child = rows)
+      } yield {
+        did(s"${free.map(_._2).mkString(", ")} above the first rows")
+        Project(below.columns, EvalLLM(free.map(_._1), free.map(_._2),
+          limit.withNewChildren(Seq(sorted)), node.notes))
+      }
+    case _ => None
   }
 
   override protected def explain(plan: LogicalPlan): LogicalPlan = plan.transformUp {
@@ -102,7 +130,13 @@ object PushThroughEvalLLM extends HeliumRule("pushThroughEvalLLM") {
     // What follows a non-deterministic conjunct must not run before it.
     val (leading, rest) = PredicateHelper.conjuncts(condition).span(_.deterministic)
     val (cheap, reading) = leading.partition(c => below(node, Seq(c)))
-    if (cheap.isEmpty) {
+    // A condition that cannot become a guard drops rows before the calls that it does not read.
+    val (kept, free) = CallsBelow.split(node, AttributeSet(reading.flatMap(_.references)))
+    if (cheap.isEmpty && rest.isEmpty && kept.nonEmpty && free.nonEmpty &&
+        reading.exists(!PredicateHelper.isMovable(_))) {
+      val below = Filter(condition, node.withCalls(kept))
+      Project(filter.output, EvalLLM(free.map(_._1), free.map(_._2), below, node.notes))
+    } else if (cheap.isEmpty) {
       filter
     } else {
       val pushed = node.copy(child = Filter(cheap.reduce(And), node.child))

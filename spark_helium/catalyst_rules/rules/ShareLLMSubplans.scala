@@ -40,7 +40,8 @@ object ShareLLMSubplans extends HeliumRule("shareLLMSubplans") {
   }
 
   override protected def rewrite(plan: LogicalPlan): LogicalPlan = {
-    val copies = outermost(plan).map { case (n, read) =>
+    val limited = StreamingLimit.nodesBelow(plan)
+    val copies = if (!conf.exchangeReuseEnabled) Nil else outermost(plan).map { case (n, read) =>
       Copy(n, read, EvalLLM(n.calls, n.answers, withoutPruning(n.child)))
     }
       .filter(c => c.node.outputSet.subsetOf(c.bare.outputSet))
@@ -51,7 +52,7 @@ object ShareLLMSubplans extends HeliumRule("shareLLMSubplans") {
     } else {
       val changed = new java.util.IdentityHashMap[EvalLLM, LogicalPlan]
       groups.foreach { group =>
-        obstacle(group.head.node) match {
+        group.flatMap(c => obstacle(c.node, limited.contains(c.node))).headOption match {
           case Some(reason) => group.foreach(c => changed.put(c.node,
             declined(c.node, s"its ${group.size} copies stay apart, $reason")))
           case None =>
@@ -114,8 +115,9 @@ object ShareLLMSubplans extends HeliumRule("shareLLMSubplans") {
     case other => other
   }
 
-  private def obstacle(node: EvalLLM): Option[String] =
+  private def obstacle(node: EvalLLM, limited: Boolean): Option[String] =
     if (!node.calls.forall(_.deterministic)) Some("each is a draw of its own")
     else FreshCopy.notRepeatable(node.child).map(reason => s"their input $reason")
-      .orElse(Option.when(RowOrder.of(node).isDefined)("an exchange would lose their order"))
+      .orElse(Option.when(limited)("a limit above takes what it needs"))
+      .orElse(Option.when(RowOrder.of(node) != RowOrder.None)("an exchange would lose their order"))
 }

@@ -1,6 +1,8 @@
 package org.apache.spark.sql.helium.statistics
 
-import org.apache.spark.sql.catalyst.expressions.{Attribute, Expression, Literal}
+import scala.collection.mutable
+
+import org.apache.spark.sql.catalyst.expressions.{Attribute, ExprId, Expression, Literal}
 import org.apache.spark.sql.catalyst.plans.logical.LogicalPlan
 import org.apache.spark.sql.helium.expressions._
 import org.apache.spark.sql.helium.plans.EvalLLM
@@ -59,14 +61,23 @@ class CallEstimates(val plans: PlanEstimates = new PlanEstimates) {
   /** The values below the node that a call's prompt depends on. */
   private def inputsOf(call: LLMCall, node: EvalLLM): Seq[Expression] = {
     val answers = node.answers.map(_.exprId).zip(node.calls).toMap
-    def open(e: Expression): Seq[Expression] =
-      if (!e.references.exists(a => answers.contains(a.exprId))) Seq(e)
-      else e.references.toSeq.flatMap { a: Attribute =>
-        answers.get(a.exprId).fold[Seq[Expression]](Seq(a))(_.arguments.flatMap(open))
+    val seen = mutable.Set.empty[ExprId]
+    val found = mutable.ArrayBuffer.empty[Expression]
+
+    // Each answer once: a conversation reads all answers before it, again and again.
+    def open(e: Expression): Unit =
+      if (!e.references.exists(a => answers.contains(a.exprId))) {
+        if (!found.exists(_.semanticEquals(e))) found += e
+      } else {
+        e.references.toSeq.foreach { a: Attribute =>
+          answers.get(a.exprId) match {
+            case Some(read) => if (seen.add(a.exprId)) read.arguments.foreach(open)
+            case None => open(a)
+          }
+        }
       }
-    call.arguments.flatMap(open).foldLeft(Seq.empty[Expression]) { (kept, e) =>
-      if (kept.exists(_.semanticEquals(e))) kept else kept :+ e
-    }
+    call.arguments.foreach(open)
+    found.toSeq
   }
 
   private def promptTokens(call: LLMCall, plan: LogicalPlan): Double = {

@@ -1,5 +1,6 @@
 package org.apache.spark.sql.helium.statistics
 
+import scala.collection.mutable
 import scala.util.control.NonFatal
 
 import org.apache.spark.sql.catalyst.InternalRow
@@ -9,7 +10,7 @@ import org.apache.spark.sql.catalyst.planning.ExtractEquiJoinKeys
 import org.apache.spark.sql.catalyst.plans._
 import org.apache.spark.sql.catalyst.plans.logical._
 import org.apache.spark.sql.execution.datasources.LogicalRelation
-import org.apache.spark.sql.helium.expressions.{Choices, LLMCall}
+import org.apache.spark.sql.helium.expressions.{Choices, ExpressionSize, LLMCall}
 import org.apache.spark.sql.helium.plans.EvalLLM
 import org.apache.spark.sql.internal.SQLConf
 import org.apache.spark.sql.types._
@@ -44,6 +45,7 @@ class PlanEstimates {
 
   // Every estimate asks for those below it, more than once.
   private val known = new java.util.IdentityHashMap[LogicalPlan, Estimate]
+  private val lengths = mutable.Map.empty[ExprId, Double]
 
 
   def rows(plan: LogicalPlan): Estimate = {
@@ -111,8 +113,12 @@ class PlanEstimates {
     case Literal(s: UTF8String, _) => s.numChars().toDouble
     case Literal(null, _) => 0
     case Alias(child, _) => textLength(child, plan)
-    case a: Attribute => callOf(a, plan).map(outputTokens(_) * Tokens.charactersPerToken)
-      .orElse(columnLength(a, plan)).getOrElse(typeLength(a.dataType))
+    case a: Attribute =>
+      if (!lengths.contains(a.exprId)) {
+        lengths(a.exprId) = callOf(a, plan).map(outputTokens(_) * Tokens.charactersPerToken)
+          .orElse(columnLength(a, plan)).getOrElse(typeLength(a.dataType))
+      }
+      lengths(a.exprId)
     case Cast(child, _: StringType, _, _) => textLength(child, plan)
     case Concat(children) => children.map(textLength(_, plan)).sum
     case ConcatWs(separator +: items) =>
@@ -184,12 +190,12 @@ class PlanEstimates {
   private def complement(share: Estimate): Estimate = share.copy(value = 1 - share.value)
 
   /** Spark's own estimate, which it makes for every operator when its optimizer goes by cost. */
-  private def sparkRows(plan: LogicalPlan): Option[Estimate] =
-    if (SQLConf.get.cboEnabled) {
+  private def sparkRows(plan: LogicalPlan): Option[Estimate] = plan match {
+    case _: EvalLLM => None // its statistics come from here
+    case _ if SQLConf.get.cboEnabled =>
       plan.stats.rowCount.map(n => Estimate(n.toDouble, measured = true))
-    } else {
-      None
-    }
+    case _ => None
+  }
 
   private def leafRows(leaf: LeafNode): Estimate = tableStatistics(leaf).flatMap(_.rowCount)
     .orElse(if (leaf.isStreaming) None else leaf.stats.rowCount)
@@ -250,7 +256,9 @@ class PlanEstimates {
       counted(expressions, local).getOrElse(byColumn(expressions, plan))
     case Project(list, child) =>
       val aliases = AttributeMap(list.collect { case a: Alias => a.toAttribute -> a.child })
-      distinct(expressions.map(_.transform { case a: Attribute => aliases.getOrElse(a, a) }), child)
+      val opened = expressions.map(_.transform { case a: Attribute => aliases.getOrElse(a, a) })
+      if (opened.forall(ExpressionSize.isSmall(_))) distinct(opened, child)
+      else rows(plan).copy(measured = false)
     case Aggregate(keys, list, _, _) if keys.nonEmpty && isKey(keys, list, expressions) => rows(plan)
     case _: Filter | _: Sort | _: LocalLimit | _: GlobalLimit | _: Offset | _: Sample | _: Distinct |
         _: RepartitionByExpression | _: Repartition | _: SubqueryAlias =>
