@@ -33,11 +33,14 @@ private[execution] object PythonCommand {
       accumulator = null)
   }
 
-  /** Where the session runs on one machine, the Python that configured it; else PySpark's rules. */
+  /**
+   * Where the session runs on one machine, also in several processes, the Python that configured it;
+   * else PySpark's rules.
+   */
   private def pythonOf(context: SparkContext, conf: SQLConf): String = {
     val configured = HeliumConf.text(conf, "spark.helium.worker.python")
-    val local = context.isLocal && configured.nonEmpty
-    if (local) configured
+    val local = context.isLocal || context.master.startsWith("local-cluster")
+    if (local && configured.nonEmpty) configured
     else {
       context.conf.getOption("spark.pyspark.python").orElse(sys.env.get("PYSPARK_PYTHON"))
         .getOrElse("python3")

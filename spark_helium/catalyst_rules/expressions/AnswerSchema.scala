@@ -19,6 +19,15 @@ object AnswerSchema {
 
   /** @throws Unsupported with a reason for the user */
   def parse(text: String): AnswerSchema = {
+    val schema = read(text)
+    if (schema.dataType == StringType) {
+      throw Unsupported("the answer would be a text in the quotes of JSON; leave the option out, or " +
+        "say choices or regex")
+    }
+    schema
+  }
+
+  private def read(text: String): AnswerSchema = {
     if (text.trim.startsWith("{")) {
       val schema = try JsonMethods.parse(text) catch {
         case NonFatal(e) =>

@@ -2,7 +2,7 @@ package org.apache.spark.sql.helium.plans
 
 import scala.collection.mutable
 
-import org.apache.spark.sql.catalyst.expressions.{Attribute, ExprId}
+import org.apache.spark.sql.catalyst.expressions.ExprId
 import org.apache.spark.sql.catalyst.plans.logical.{LogicalPlan, Project}
 import org.apache.spark.sql.helium.expressions.LLMCall
 
@@ -21,7 +21,9 @@ object CallLevels {
     pairs.foreach { case (call, answer) =>
       val read = call.references.toSeq.flatMap(a => level.get(a.exprId))
       val lowest = read.maxOption.getOrElse(0)
-      val beside = pairs.filter { case (_, a) => level.get(a.exprId).contains(lowest) }
+      val beside = pairs.collect {
+        case (other, a) if level.get(a.exprId).contains(lowest) => a.exprId -> other
+      }.toMap
       level(answer.exprId) = if (isWithin(call, beside)) lowest else lowest + 1
     }
     if (level.values.forall(_ == 0)) {
@@ -36,7 +38,7 @@ object CallLevels {
     }
   }
 
-  /** Whether a call can stand in one call graph with the given calls. */
-  def isWithin(call: LLMCall, calls: Seq[(LLMCall, Attribute)]): Boolean =
+  /** Whether a call can stand in one call graph with the given calls, by the ids of their answers. */
+  private def isWithin(call: LLMCall, calls: Map[ExprId, LLMCall]): Boolean =
     call.arguments.forall(Glue.isText(_, calls)) && call.guard.forall(Glue.isCondition(_, calls))
 }

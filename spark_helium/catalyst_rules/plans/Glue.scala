@@ -155,21 +155,23 @@ class Glue(answer: ExprId => Option[(Int, LLMCall)], input: Expression => Int) {
 
 object Glue {
 
-  /** Whether the daemon can compute a prompt's argument that reads answers of the given calls. */
-  def isText(e: Expression, calls: Seq[(LLMCall, Attribute)]): Boolean =
+  /**
+   * Whether the daemon can compute a prompt's argument that reads answers of the given calls.
+   *
+   * @param calls by the ids of their answers
+   */
+  def isText(e: Expression, calls: collection.Map[ExprId, LLMCall]): Boolean =
     !reads(e, calls) || checking(calls).text(e).isDefined
 
   /** Whether the daemon can evaluate a condition that reads answers of the given calls. */
-  def isCondition(e: Expression, calls: Seq[(LLMCall, Attribute)]): Boolean =
+  def isCondition(e: Expression, calls: collection.Map[ExprId, LLMCall]): Boolean =
     !reads(e, calls) || checking(calls).condition(e).isDefined
 
-  private def reads(e: Expression, calls: Seq[(LLMCall, Attribute)]): Boolean =
-    calls.exists { case (_, answer) => e.references.contains(answer) }
+  private def reads(e: Expression, calls: collection.Map[ExprId, LLMCall]): Boolean =
+    e.references.exists(a => calls.contains(a.exprId))
 
-  private def checking(calls: Seq[(LLMCall, Attribute)]): Glue = {
-    val known = calls.map { case (call, answer) => answer.exprId -> (0 -> call) }.toMap
-    new Glue(known.get, _ => 0)
-  }
+  private def checking(calls: collection.Map[ExprId, LLMCall]): Glue =
+    new Glue(id => calls.get(id).map(0 -> _), _ => 0)
 
   // JSON readers stop at a depth, and a longer CASE is quicker in Spark.
   private val mostHeight = 60

@@ -15,14 +15,18 @@ import org.apache.spark.sql.helium.plans.EvalLLM
 private[rules] case class CallsBelow(
     node: EvalLLM, columns: Seq[NamedExpression], filters: Seq[Expression]) {
 
-  private val byId: Map[ExprId, Expression] = columns.map {
-    case alias: Alias => alias.exprId -> alias.child
-    case other => other.exprId -> other
-  }.toMap
+  // A stack of wide projections asks for every column at each step, so that a scan would not do.
+  private lazy val byId: Map[ExprId, NamedExpression] = columns.map(c => c.exprId -> c).toMap
+
+  /** A column of the plan's output as an expression over the node's. */
+  def column(a: Attribute): NamedExpression = byId.getOrElse(a.exprId, a)
 
   /** An expression over the plan's output as one over the node's. */
-  def substitute[E <: Expression](e: E): E = e.transform {
-    case a: Attribute => byId.getOrElse(a.exprId, a)
+  def substitute[E <: Expression](e: E): E = e.transformUp { // which does not walk what it put in
+    case a: Attribute => column(a) match {
+      case alias: Alias => alias.child
+      case other => other
+    }
   }.asInstanceOf[E]
 
   /** Calls that must run for the given answers, and the others. */
@@ -34,18 +38,15 @@ private[rules] object CallsBelow {
 
   def apply(plan: LogicalPlan): Option[CallsBelow] = plan match {
     case node: EvalLLM => Some(CallsBelow(node, node.output, Nil))
-    case Project(list, child) if list.forall(PredicateHelper.isMovable) =>
-      CallsBelow(child).map { below =>
-        val known = below.columns.map(c => c.exprId -> c).toMap
-        below.copy(columns = list.map {
-          case alias: Alias => below.substitute(alias)
-          case a: Attribute => known.getOrElse(a.exprId, a)
-          case other => other
-        })
-      }.filter(_.columns.forall(ExpressionSize.isSmall(_)))
-    case Filter(condition, child) if PredicateHelper.isMovable(condition) =>
+    case Project(list, child) if list.forall(Predicates.isMovable) =>
+      CallsBelow(child).map(below => below.copy(columns = list.map {
+        case alias: Alias => below.substitute(alias)
+        case a: Attribute => below.column(a)
+        case other => other
+      })).filter(_.columns.forall(ExpressionSize.isSmall(_)))
+    case Filter(condition, child) if Predicates.isMovable(condition) =>
       CallsBelow(child).map(below =>
-        below.copy(filters = below.filters ++ PredicateHelper.conjuncts(below.substitute(condition))))
+        below.copy(filters = below.filters ++ Predicates.conjuncts(below.substitute(condition))))
     case _ => None
   }
 

@@ -15,20 +15,25 @@ import org.apache.spark.sql.helium.expressions.{LLMCall, NamedArgument}
 object CheckLLMCallPlacement extends (LogicalPlan => Unit) {
 
   override def apply(plan: LogicalPlan): Unit = plan.foreachWithSubqueries { node =>
-    node.expressions.foreach(check)
-    node match {
-      case join: Join => RewriteTwoSidedJoinCalls.declines(join).foreach { reason =>
-        val call = LLMCall.firstIn(join.condition).get
-        throw HeliumErrors.callPlacement(
-          call.function, s"the condition of a ${join.joinType.sql} join", reason)
-      }
-      case other: BinaryNode =>
-        LLMCall.firstIn(other.expressions).foreach { call =>
-          throw HeliumErrors.callPlacement(call.function, other.nodeName,
-            "this operator has no single input to compute it on")
-        }
-      case _ =>
+    // What a DataFrame is made from was checked when that was made, as Spark's own checks know too.
+    if (!node.analyzed) {
+      node.expressions.foreach(check)
+      checkOperator(node)
     }
+  }
+
+  private def checkOperator(node: LogicalPlan): Unit = node match {
+    case join: Join => RewriteTwoSidedJoinCalls.declines(join).foreach { reason =>
+      val call = LLMCall.firstIn(join.condition).get
+      throw HeliumErrors.callPlacement(
+        call.function, s"the condition of a ${join.joinType.sql} join", reason)
+    }
+    case other: BinaryNode =>
+      LLMCall.firstIn(other.expressions).foreach { call =>
+        throw HeliumErrors.callPlacement(call.function, other.nodeName,
+          "this operator has no single input to compute it on")
+      }
+    case _ =>
   }
 
   private def check(expression: Expression): Unit = expression.foreach {

@@ -72,7 +72,7 @@ object DeduplicateInputs extends HeliumRule("deduplicateInputs") {
     else if (limited) Some("a limit above takes what it needs, and a join would ask for all")
     else FreshCopy.notRepeatable(node.child).map(reason => s"the input $reason")
       .orElse(Option.when(!FreshCopy.isStable(node.child))("ties decide on the rows of the input"))
-      .orElse(inputs.find(!PredicateHelper.isMovable(_))
+      .orElse(inputs.find(!Predicates.isMovable(_))
         .map(e => s"$e is not deterministic, a subquery or a user's function"))
       .orElse(inputs.find(e => !isComparable(e.dataType))
         .map(e => s"$e of type ${e.dataType.sql} cannot be compared byte by byte"))

@@ -24,15 +24,15 @@ object DropImpliedGuards extends HeliumRule("guardConditionalCalls") {
 
   override protected def rewrite(plan: LogicalPlan): LogicalPlan = plan.transformUp {
     case node: EvalLLM if node.calls.exists(_.guard.isDefined) =>
-      val met = conditions(node.child)
+      val met = new Predicates.Met(conditions(node.child))
       val calls = node.calls.map(c => c.copy(guard = c.guard.flatMap(g =>
-        PredicateHelper.conjunction(PredicateHelper.conjuncts(g).filterNot(PredicateHelper.isMet(_, met))))))
+        Predicates.conjunction(Predicates.conjuncts(g).filterNot(met.implies)))))
       if (calls == node.calls) node else node.copy(calls = calls)
   }
 
   private def conditions(plan: LogicalPlan): Seq[Expression] = plan match {
     case Filter(condition, child) =>
-      PredicateHelper.conjuncts(condition).filter(_.deterministic) ++ conditions(child)
+      Predicates.conjuncts(condition) ++ conditions(child)
     case Project(list, child) if list.forall(_.isInstanceOf[Attribute]) => conditions(child)
     case _: RepartitionByExpression | _: Sort => conditions(plan.children.head)
     case _ => Nil

@@ -156,7 +156,7 @@ object ExtractLLMCalls extends Rule[LogicalPlan] {
     } else {
       join.joinType match {
         case _: InnerLike =>
-          val (above, within) = PredicateHelper.conjuncts(condition.get).partition(LLMCall.isIn)
+          val (above, within) = Predicates.conjuncts(condition.get).partition(LLMCall.isIn)
           val joinType = if (within.isEmpty && join.joinType == Inner) Cross else join.joinType
           apply(Filter(above.reduce(And),
             rewritten.copy(joinType = joinType, condition = within.reduceOption(And))))

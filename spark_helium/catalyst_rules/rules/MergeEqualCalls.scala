@@ -24,8 +24,9 @@ import org.apache.spark.sql.helium.plans.EvalLLM
  *
  * Calls are equal when function, template, options and arguments are; a call that reads a merged
  * call reads what it became, so that equal chains merge link by link. Between two nodes there may be
- * operators that pass columns through. Of two guards the merged call has either. Declines for calls with a temperature and no seed (each is a
- * draw of its own) and for a lower call with a guard, whose answer is not there for every row.
+ * operators that pass columns through. Of two guards the merged call has either. Declines for calls
+ * with a temperature and no seed (each is a draw of its own) and for a lower call with a guard, whose
+ * answer is not there for every row.
  */
 object MergeEqualCalls extends HeliumRule("mergeEqualCalls") {
 
@@ -49,26 +50,27 @@ object MergeEqualCalls extends HeliumRule("mergeEqualCalls") {
   private def mergeWithin(node: EvalLLM): LogicalPlan = {
     val kept = mutable.ArrayBuffer.empty[(LLMCall, Attribute)]
     val became = mutable.Map.empty[ExprId, Attribute]
+    val equal = mutable.Map.empty[Expression, Seq[Int]].withDefaultValue(Nil)
     node.calls.zip(node.answers).foreach { case (call, answer) =>
       val resolved = replaced(call, became)
-      val twin = if (!resolved.deterministic) -1 else kept.indices.indexWhere { i =>
-        unguarded(kept(i)._1).semanticEquals(unguarded(resolved)) &&
-          eitherGuard(kept(i)._1, resolved).forall(_.references.subsetOf(
-            node.child.outputSet ++ AttributeSet(kept.take(i).map(_._2))))
+      val form = resolved.copy(guard = None).canonicalized
+      val twin = if (!resolved.deterministic) None else equal(form).find { i =>
+        eitherGuard(kept(i)._1, resolved).forall(_.references.subsetOf(
+          node.child.outputSet ++ AttributeSet(kept.take(i).map(_._2))))
       }
-      if (twin < 0) {
-        kept += resolved -> answer
-      } else {
-        val (one, first) = kept(twin)
-        kept(twin) = one.copy(multiplicity = one.multiplicity + resolved.multiplicity,
-          guard = eitherGuard(one, resolved)) -> first
-        became(answer.exprId) = first
+      twin match {
+        case None =>
+          equal(form) = equal(form) :+ kept.size
+          kept += resolved -> answer
+        case Some(i) =>
+          val (one, first) = kept(i)
+          kept(i) = one.copy(multiplicity = one.multiplicity + resolved.multiplicity,
+            guard = eitherGuard(one, resolved)) -> first
+          became(answer.exprId) = first
       }
     }
     rebuilt(node, kept.toSeq, became.toMap, node.child)
   }
-
-  private def unguarded(call: LLMCall): LLMCall = call.copy(guard = None)
 
   /** The rows of either call; where a guard is not true nobody looks, so that more rows do not harm. */
   private def eitherGuard(one: LLMCall, other: LLMCall): Option[Expression] =

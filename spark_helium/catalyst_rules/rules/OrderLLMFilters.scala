@@ -36,15 +36,15 @@ object OrderLLMFilters extends HeliumRule("orderLLMFilters") {
 
   override protected def rewrite(plan: LogicalPlan): LogicalPlan = plan.transformUp {
     case f @ Filter(condition, node: EvalLLM) =>
-      val usable = PredicateHelper.distinct(PredicateHelper.conjuncts(condition)
-        .takeWhile(_.deterministic).filter(c => PredicateHelper.isMovable(c) && CannotFail(c)))
+      val usable = Predicates.distinct(Predicates.conjuncts(condition)
+        .takeWhile(_.deterministic).filter(c => Predicates.isMovable(c) && CannotFail(c)))
       val reading = usable.filter(_.references.exists(node.answers.contains))
       if (reading.isEmpty) f
       else if (!node.calls.forall(_.deterministic)) {
         withNode(f, declined(node, "a call with a temperature runs for every row"))
       } else {
         // What may fail must see the answers that it sees now, and no NULL in their place.
-        val fixed = PredicateHelper.conjuncts(condition).filterNot(CannotFail(_))
+        val fixed = Predicates.conjuncts(condition).filterNot(CannotFail(_))
         ordered(f, node, usable, AttributeSet(fixed.flatMap(_.references)))
       }
   }
@@ -57,13 +57,13 @@ object OrderLLMFilters extends HeliumRule("orderLLMFilters") {
     val plans = new PlanEstimates
     val costs = new CallEstimates(plans)
     // A guard that repeats a conjunct came from an order that was chosen before.
+    val passed = new Predicates.Met(conjuncts)
     val bare = node.copy(calls = node.calls.map(c => c.copy(guard = c.guard.flatMap(g =>
-      PredicateHelper.conjunction(PredicateHelper.conjuncts(g).filterNot(PredicateHelper.isMet(_, conjuncts)))))))
+      Predicates.conjunction(Predicates.conjuncts(g).filterNot(passed.implies))))))
     val tokens = bare.answers.map(_.exprId).zip(bare.calls.map(costs.tokens(_, node))).toMap
 
-    def needs(c: Expression): Seq[Attribute] =
-      CallsBelow.split(bare, c.references)._1.map(_._2)
-
+    val needs = conjuncts.map(c =>
+      c -> CallsBelow.split(bare, c.references)._1.map(_._2.exprId)).toMap
     val dropped = conjuncts.map(c => c -> (1 - plans.selectivity(c, node).value).max(0.001)).toMap
     val left = mutable.ArrayBuffer.from(conjuncts)
     val before = mutable.ArrayBuffer.empty[Expression]
@@ -71,9 +71,9 @@ object OrderLLMFilters extends HeliumRule("orderLLMFilters") {
     CallsBelow.split(bare, fixed)._1.foreach { case (_, answer) => guardOf(answer.exprId) = Nil }
     while (left.nonEmpty) {
       val next = left.minBy { c =>
-        needs(c).map(_.exprId).filterNot(guardOf.contains).map(tokens).sum / dropped(c)
+        needs(c).filterNot(guardOf.contains).map(tokens).sum / dropped(c)
       }
-      needs(next).map(_.exprId).filterNot(guardOf.contains).foreach(guardOf(_) = before.toSeq)
+      needs(next).filterNot(guardOf.contains).foreach(guardOf(_) = before.toSeq)
       before += next
       left -= next
     }
@@ -81,11 +81,10 @@ object OrderLLMFilters extends HeliumRule("orderLLMFilters") {
     val pairs = bare.answers.map(_.exprId).zip(bare.calls.zip(bare.answers)).toMap
     val result = guardOf.toSeq.map { case (id, conditions) =>
       val (call, answer) = pairs(id)
-      val own = call.guard.toSeq.flatMap(PredicateHelper.conjuncts)
-      val added = conditions.zipWithIndex.collect {
-        case (c, i) if !isOneOf(own)(c) && !PredicateHelper.isMet(c, conditions.patch(i, Nil, 1)) => c
-      }
-      call.copy(guard = PredicateHelper.conjunction(added ++ own)) -> answer
+      val own = call.guard.toSeq.flatMap(Predicates.conjuncts)
+      val (inOwn, together) = (new Predicates.Met(own), new Predicates.Met(conditions))
+      val added = conditions.filterNot(c => inOwn.contains(c) || together.impliesFromOthers(c))
+      call.copy(guard = Predicates.conjunction(added ++ own)) -> answer
     }
     val sorted = topological(result)
     if (sorted == node.calls.zip(node.answers)) {
@@ -107,9 +106,6 @@ object OrderLLMFilters extends HeliumRule("orderLLMFilters") {
     calls.foreach(add)
     done.values.toSeq
   }
-
-  private def isOneOf(conjuncts: Seq[Expression])(e: Expression): Boolean =
-    conjuncts.exists(_.semanticEquals(e))
 
   private def withNode(filter: Filter, node: EvalLLM): LogicalPlan = {
     val changed = filter.copy(child = node)

@@ -80,13 +80,13 @@ object PlaceCallsByCost extends HeliumRule("placeCallsByCost") {
         decline("a call with a temperature stays below the join")
       } else if (free.isEmpty) {
         decline(s"the join condition reads ${kept.map(_._2).mkString(", ")}")
-      } else if (!join.condition.forall(PredicateHelper.isMovable)) {
+      } else if (!join.condition.forall(Predicates.isMovable)) {
         decline("the join condition is not deterministic, or holds a subquery or a user's function")
       } else {
         val base = node.withCalls(kept)
         val (above, within) = below.filters.partition(_.references.exists(a =>
           free.exists(_._2.exprId == a.exprId)))
-        val input = PredicateHelper.conjunction(within).fold(base)(Filter(_, base))
+        val input = Predicates.conjunction(within).fold(base)(Filter(_, base))
         val moved =
           if (left) join.copy(left = input, condition = condition)
           else join.copy(right = input, condition = condition)
@@ -109,7 +109,7 @@ object PlaceCallsByCost extends HeliumRule("placeCallsByCost") {
           did(f"${free.map(_._2).mkString(", ")} above the ${join.joinType.sql} join, which is " +
             f"expected to keep ${share.value * 100}%.0f%% of ${plans.rows(input).value}%,.0f rows")
           val calls = EvalLLM(free.map(_._1), free.map(_._2), further(moved), node.notes)
-          val filtered = PredicateHelper.conjunction(above).fold[LogicalPlan](calls)(Filter(_, calls))
+          val filtered = Predicates.conjunction(above).fold[LogicalPlan](calls)(Filter(_, calls))
           val columns = below.columns.map(c => c.exprId -> c).toMap
           Project(join.output.map(a => columns.getOrElse(a.exprId, a)), filtered)
         }
@@ -212,7 +212,7 @@ object PlaceCallsByCost extends HeliumRule("placeCallsByCost") {
   private def semi(
       side: LogicalPlan, other: LogicalPlan, condition: Option[Expression]): Option[LogicalPlan] =
     if (!FreshCopy.isStable(other) || other.exists(_.isInstanceOf[EvalLLM]) ||
-        !condition.forall(PredicateHelper.isMovable)) {
+        !condition.forall(Predicates.isMovable)) {
       None
     } else {
       val (copy, fresh) = FreshCopy(other)
@@ -223,7 +223,7 @@ object PlaceCallsByCost extends HeliumRule("placeCallsByCost") {
   private def lowerGenerate(node: EvalLLM, generate: Generate): LogicalPlan = {
     val something = generate.generator match {
       case _ if generate.outer => Some(None)
-      case e: ExplodeBase if PredicateHelper.isMovable(e.child) =>
+      case e: ExplodeBase if Predicates.isMovable(e.child) =>
         Some(Some(GreaterThan(Size(e.child, legacySizeOfNull = false), Literal(0))))
       case _ => None
     }

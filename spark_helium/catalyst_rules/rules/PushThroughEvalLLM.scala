@@ -61,7 +61,7 @@ object PushThroughEvalLLM extends HeliumRule("pushThroughEvalLLM") {
         if kept.nonEmpty && free.nonEmpty
         node = below.node
         // The rows go up as they are, and their columns are made above the calls that are left.
-        rows = PredicateHelper.conjunction(below.filters)
+        rows = Predicates.conjunction(below.filters)
           .foldLeft[LogicalPlan](node.withCalls(kept))((plan, c) => Filter(c, plan))
         sorted = sort.copy(
           order = order.map(o => below.substitute[Expression](o).asInstanceOf[SortOrder]), child = rows)
@@ -128,12 +128,12 @@ object PushThroughEvalLLM extends HeliumRule("pushThroughEvalLLM") {
 
   private def pushFilter(filter: Filter, condition: Expression, node: EvalLLM): LogicalPlan = {
     // What follows a non-deterministic conjunct must not run before it.
-    val (leading, rest) = PredicateHelper.conjuncts(condition).span(_.deterministic)
+    val (leading, rest) = Predicates.conjuncts(condition).span(_.deterministic)
     val (cheap, reading) = leading.partition(c => below(node, Seq(c)))
     // A condition that cannot become a guard drops rows before the calls that it does not read.
     val (kept, free) = CallsBelow.split(node, AttributeSet(reading.flatMap(_.references)))
     if (cheap.isEmpty && rest.isEmpty && kept.nonEmpty && free.nonEmpty &&
-        reading.exists(!PredicateHelper.isMovable(_))) {
+        reading.exists(!Predicates.isMovable(_))) {
       val below = Filter(condition, node.withCalls(kept))
       Project(filter.output, EvalLLM(free.map(_._1), free.map(_._2), below, node.notes))
     } else if (cheap.isEmpty) {

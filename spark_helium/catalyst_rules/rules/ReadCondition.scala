@@ -35,7 +35,7 @@ private[rules] object ReadCondition {
       val byCalls = calls.drop(i + 1).zip(found.drop(i + 1)).collect {
         case ((reader, _), _) if reader.guard.exists(_.references.contains(answer)) => TrueLiteral
         case ((reader, _), runs) if reader.references.contains(answer) =>
-          val parts = PredicateHelper.conjuncts(reader.guard.getOrElse(runs)).map(allowed(_, known))
+          val parts = Predicates.conjuncts(reader.guard.getOrElse(runs)).map(allowed(_, known))
           and(conjunction(parts), disjunction(reader.arguments.map(need(_))))
       }
       found(i) = if (call.guard.isDefined) TrueLiteral
@@ -45,7 +45,7 @@ private[rules] object ReadCondition {
   }
 
   private def allowed(condition: Expression, known: AttributeSet): Expression =
-    if (PredicateHelper.isMovable(condition) && condition.references.subsetOf(known)) condition
+    if (Predicates.isMovable(condition) && condition.references.subsetOf(known)) condition
     else TrueLiteral
 
   /** When the value of an expression depends on an answer: false if never, true if always. */
@@ -56,13 +56,14 @@ private[rules] object ReadCondition {
       case _ if !reads(e) => FalseLiteral
       case CaseWhen(branches, otherwise) =>
         val conditions = branches.map(_._1)
-        val before = conditions.indices.map(i => conjunction(conditions.take(i).map(isNotTrue)))
-        val inConditions = conditions.zip(before).map { case (c, b) => and(b, apply(c)) }
-        val inValues = branches.zip(before).map { case ((c, v), b) =>
-          conjunction(Seq(b, isTrue(c), apply(v)))
+        // Only for what reads the answer: with a call in each of many branches that is one of them.
+        def before(i: Int): Expression = conjunction(conditions.take(i).map(isNotTrue))
+        val inBranches = branches.zipWithIndex.flatMap { case ((c, v), i) =>
+          Option.when(reads(c))(and(before(i), apply(c))) ++
+            Option.when(reads(v))(conjunction(Seq(before(i), isTrue(c), apply(v))))
         }
-        val inElse = otherwise.map(v => and(conjunction(conditions.map(isNotTrue)), apply(v)))
-        disjunction(inConditions ++ inValues ++ inElse)
+        val inElse = otherwise.filter(reads).map(v => and(before(conditions.size), apply(v)))
+        disjunction(inBranches ++ inElse)
       case If(c, yes, no) =>
         disjunction(Seq(apply(c), and(isTrue(c), apply(yes)), and(isNotTrue(c), apply(no))))
       case Coalesce(children) =>
@@ -88,7 +89,7 @@ private[rules] object ReadCondition {
 
   private def conjunction(parts: Seq[Expression]): Expression =
     if (parts.contains(FalseLiteral)) FalseLiteral
-    else parts.filterNot(_ == TrueLiteral).distinct.reduceOption(And).getOrElse(TrueLiteral)
+    else Predicates.conjunction(parts.filterNot(_ == TrueLiteral).distinct).getOrElse(TrueLiteral)
 
   private def disjunction(parts: Seq[Expression]): Expression =
     if (parts.contains(TrueLiteral)) TrueLiteral

@@ -90,7 +90,7 @@ object RewriteTwoSidedJoinCalls extends Rule[LogicalPlan] {
   /** A column beside the calls' arguments that must be compared as it is, and cannot be. */
   private def incomparable(join: Join): Option[Attribute] = {
     val keys = new Keys(join)
-    val (withCalls, _) = PredicateHelper.conjuncts(join.condition.get).partition(LLMCall.isIn)
+    val (withCalls, _) = Predicates.conjuncts(join.condition.get).partition(LLMCall.isIn)
     AttributeSet.fromAttributeSets(withCalls.map(keys.replace(_).references)).toSeq
       .filterNot(keys.isKey).find(_.dataType.existsRecursively {
         case _: FloatType | _: DoubleType | _: MapType | _: VariantType => true
@@ -102,7 +102,7 @@ object RewriteTwoSidedJoinCalls extends Rule[LogicalPlan] {
   /** The join with R replaced by R and the matching pairs; the output stays as it was. */
   private def rewriteRight(join: Join, condition: Expression): LogicalPlan = {
     val keys = new Keys(join)
-    val (withCalls, cheap) = PredicateHelper.conjuncts(condition).partition(LLMCall.isIn)
+    val (withCalls, cheap) = Predicates.conjuncts(condition).partition(LLMCall.isIn)
     val keyed = withCalls.map(keys.replace)
     val sides = join.copy(left = keys.withLeft, right = keys.withRight)
     val (pairs, leftValues, rightValues) = matchingPairs(sides, keyed, cheap)

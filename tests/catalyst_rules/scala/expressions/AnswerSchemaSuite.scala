@@ -45,5 +45,9 @@ class AnswerSchemaSuite extends HeliumSuite {
       "the answer may have 2 types, and an SQL type has one")
     equal(reason("""{"$ref": "#/$defs/x", "$defs": {"x": {"$ref": "#/$defs/x"}}}"""),
       "the answer refers to itself through #/$defs/x")
+    Seq("STRING", "{\"type\": \"string\", \"maxLength\": 3}", "{\"enum\": [\"x\", \"y\"]}").foreach { text =>
+      equal(reason(text), "the answer would be a text in the quotes of JSON; leave the option out, " +
+        "or say choices or regex")
+    }
   }
 }

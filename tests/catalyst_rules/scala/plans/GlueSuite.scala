@@ -11,7 +11,7 @@ class GlueSuite extends PlanSuite {
 
   private val question = call("Good? {0}", body)
   private val a = answer(question)
-  private val answers = Seq(question -> a)
+  private val answers = Map(a.exprId -> question)
   private val glue = new Glue(id => if (id == a.exprId) Some(0 -> question) else None, _ => 7)
 
   private def text(e: Expression): String =

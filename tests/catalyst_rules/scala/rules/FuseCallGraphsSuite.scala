@@ -35,6 +35,32 @@ class FuseCallGraphsSuite extends PlanSuite {
     equal(FuseAdjacentCallGraphs(early) eq early, true)
   }
 
+  test("filters and projections in turns become one of each") {
+    val named = Alias(a, "first")()
+    val second = call("Why {0}?", title)
+    val b = answer(second)
+    val third = call("When {0}?", title)
+    val c = answer(third)
+    val plan = eval(third -> c)(Filter(yes(b), eval(second -> b)(
+      Filter(yes(named.toAttribute), Project(Seq(id, title, named), lower)))))
+    samePlan(fuse(plan), Project(Seq(id, title, named, b, c),
+      Filter(And(yes(a), yes(b)), eval(first -> a,
+        second.copy(guard = Some(yes(a))) -> b,
+        third.copy(guard = Some(And(yes(a), yes(b)))) -> c)(relation))))
+  }
+
+  test("a column that costs something is computed once") {
+    val loud = Alias(Upper(body), "loud")()
+    val twice = Seq("x", "y").map(n => Alias(Concat(Seq(loud.toAttribute, Literal(n))), n)())
+    val second = call("Why {0}?", a)
+    val b = answer(second)
+    samePlan(fuse(eval(second -> b)(Project(twice, Project(Seq(a, loud), lower)))),
+      Project(twice :+ b, Project(Seq(a, loud, b), eval(first -> a, second -> b)(relation))))
+    val filtered = eval(second -> b)(Filter(yes(loud.toAttribute), Project(Seq(a, loud), lower)))
+    samePlan(fuse(filtered), Filter(yes(loud.toAttribute), Project(Seq(a, loud, b),
+      eval(first -> a, second.copy(guard = Some(yes(loud.child))) -> b)(relation))))
+  }
+
   test("three nodes become one") {
     val second = call("Why {0}?", a)
     val b = answer(second)

@@ -55,6 +55,16 @@ class PlanEstimatesSuite extends PlanSuite {
     equal(plans.distinct(Seq(a), node).value, 4.0)
   }
 
+  test("the inputs of a graph in which each call reads all of the round before") {
+    val first = Seq.tabulate(8)(i => call(s"$i {0}", body)).map(c => c -> answer(c))
+    val rounds = (1 to 20).scanLeft(first) { (before, n) =>
+      Seq.tabulate(8)(i => call(s"$n $i {0}", Concat(before.map(_._2)))).map(c => c -> answer(c))
+    }
+    val node = eval(rounds.flatten: _*)(local)
+    val costs = new CallEstimates(plans)
+    equal(costs.distinctInputs(node.calls.last, node), Estimate(2, measured = true))
+  }
+
   test("what is not known is said to be a default") {
     equal(plans.rows(relation).measured, true) // an empty relation is known to be empty
     equal(plans.selectivity(GreaterThan(Length(body), Literal(3)), local).measured, false)
