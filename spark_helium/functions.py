@@ -176,6 +176,11 @@ def _named(name: str, value: Column) -> Column:
 
 
 def _constant(name: str, value: Any) -> Column:
+    if isinstance(value, Column):
+        raise ArgumentError(
+            f"llm() got a column as {name}, which is an option and the same for every row; "
+            "give a placeholder that needs a column another name"
+        )
     if isinstance(value, (set, frozenset)):
         value = sorted(value)  # an order that is the same in every run, since it is part of the call
     if isinstance(value, Iterable) and not isinstance(value, (str, Mapping)):

@@ -11,6 +11,8 @@ from typing import Any
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from spark_helium.errors import ArgumentError
+
 _COLUMNS = ("calls", "distinct prompts", "prompt tokens", "in shared prefixes")
 
 
@@ -85,7 +87,7 @@ class Report:
             parts += [f"declined: {note.rule}: {note.text}" for note in node.declined]
             parts += [_shortened(f"  {call.call}", 80) + f"\n    expected {_expected(call)}" for call in node.calls]
             if node.actual is not None:
-                parts.append(f"  actual: {_actual(node.actual)}")
+                parts += [f"  expected in all: {_total(node)}", f"  actual:          {_actual(node.actual)}"]
             parts.append("")
         return "\n".join(parts).rstrip()
 
@@ -103,7 +105,8 @@ class Report:
             rows = [[call.call, *_numbers(call), "" if call.measured else "default"] for call in node.calls]
             parts.append(table(rows, ["call", *_COLUMNS, ""]))
             if node.actual is not None:
-                parts.append(f"<p>actual: {html.escape(_actual(node.actual))}</p>")
+                pair = [["expected", _total(node)], ["actual", _actual(node.actual)]]
+                parts.append(table(pair, ["", "all calls of the node"]))
             if node.declined:
                 parts.append(table([[note.rule, note.text] for note in node.declined], ["rule", "why it declined"]))
         for title, plan in (("Without the rules", self.before), ("With the rules", self.after)):
@@ -131,6 +134,8 @@ def explain(df: DataFrame, *, analyze: bool = False) -> Report:
     --------
     >>> print(spark_helium.explain(df))  # doctest: +SKIP
     """
+    if not isinstance(df, DataFrame):
+        raise ArgumentError(f"explain() got {df!r:.80}; pass a DataFrame, such as spark.sql(...)")
     view = f"helium_explain_{uuid.uuid4().hex}"
     spark = df.sparkSession
     df.createTempView(view)
@@ -181,6 +186,14 @@ def _expected(call: CallEstimate) -> str:
     return named + ("" if call.measured else " (by default: no statistics)")
 
 
+def _total(node: NodeReport) -> str:
+    """What is expected of all calls of a node, in the words of :func:`_actual`."""
+    calls, prompts, tokens = (
+        sum(getattr(call, name) for call in node.calls) for name in ("calls", "distinct_prompts", "prompt_tokens")
+    )
+    return f"{calls:,.0f} calls, {prompts:,.0f} sent to the engine, {tokens:,.0f} prompt tokens"
+
+
 def _actual(counts: dict[str, int]) -> str:
     return (
         f"{counts['calls_requested']:,} calls, {counts['calls_sent']:,} sent to the engine, "
@@ -190,4 +203,5 @@ def _actual(counts: dict[str, int]) -> str:
 
 
 def _shortened(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 3] + "..."
+    line = text.replace("\n", "\\n")
+    return line if len(line) <= width else line[: width - 3] + "..."

@@ -69,7 +69,8 @@ private object PrepareLLMCalls extends Rule[LogicalPlan] {
 private object ArrangeLLMCalls extends Rule[LogicalPlan] {
 
   private val rules = Seq(
-    OrderFields, PlaceCallsByCost, PushDownPredicates, ColumnPruning, FuseCallGraphs,
+    OrderFields, PlaceCallsByCost, CollapseProject, PushThroughEvalLLM, PushDownPredicates, ColumnPruning,
+    GuardConditionalCalls, FuseCallGraphs, // a filter that becomes a guard must not hide where the answer is read
     CollapseProject, PushDownPredicates, CollapseProject,
     MergeEqualCalls, GuardConditionalCalls, DropImpliedGuards, MergeEqualCalls, OrderLLMFilters, PruneUnusedCalls,
     ColumnPruning, ShareLLMSubplans, DeduplicateInputs, PlaceByPrefix, ColumnPruning,

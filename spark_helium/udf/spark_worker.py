@@ -107,11 +107,16 @@ def _is_file(value: Any) -> bool:
 
 
 def query_id() -> str:
-    """What tells this task's query from others: the SQL execution; empty outside of a Spark task."""
+    """What tells this task's query from others; empty outside of a Spark task.
+
+    That is the SQL execution. An action on an RDD is none; there it is the stage, which a later action has not.
+    """
     try:
         from pyspark import TaskContext
     except ImportError:
         return ""
     context = TaskContext.get()
-    execution = None if context is None else context.getLocalProperty("spark.sql.execution.id")
-    return "" if execution is None else execution
+    if context is None:
+        return ""
+    execution = context.getLocalProperty("spark.sql.execution.id")
+    return f"stage {context.stageId()}" if execution is None else execution

@@ -57,6 +57,18 @@ SHAPES: dict[str, tuple[str, int, int]] = {
     "one call or another by a first": (
         f"SELECT IF({CALL} = 'yes', llm('good? a {{0}}', p), llm('good? b {{0}}', p)) FROM t", 2000, 20,
     ),
+    "the same call in CASE and in WHERE": (
+        f"SELECT CASE WHEN id < 7 THEN llm('good? z {{0}} {{1}}', id, {CALL}, {YES}) END FROM t WHERE {CALL} <> 'x'",
+        1007, 17,
+    ),
+    "first rows of a join": (
+        f"SELECT id, a FROM (SELECT id, {CALL} AS a FROM t) JOIN few USING (id) ORDER BY id LIMIT 2", 2, 2,
+    ),
+    "first row of each group": (
+        f"""SELECT id, a FROM (
+              SELECT id, {CALL} AS a, row_number() OVER (PARTITION BY id % 3 ORDER BY id) AS r FROM t
+            ) WHERE r = 1""", 3, 3,
+    ),
     "CASE in ORDER BY": (f"SELECT id FROM t ORDER BY CASE WHEN id < 7 THEN {CALL} END, id", 14, 7),
     "top k by another column": (f"SELECT id, {CALL} AS a FROM t ORDER BY n DESC LIMIT 3", 3, 3),
 }  # fmt: skip
@@ -105,6 +117,16 @@ def test_with_the_prompt_cache(spark: SparkSession, shape: str, request: pytest.
     with spark_helium.measure(spark) as second:
         spark.sql(query).collect()
     assert (first.calls_sent, second.calls_sent) == (sent, 0)
+
+
+@pytest.mark.usefixtures("tables")
+def test_an_action_on_the_rdd_is_a_query_too(spark: SparkSession, set_setting: Callable[[str, str], None]) -> None:
+    set_setting("spark.helium.cache.enabled", "false")
+    df = spark.table("t").select(llm("in an RDD? {0}", "p"))
+    for _ in range(2):  # not answered by the action before
+        with spark_helium.measure(spark) as run:
+            df.union(df).foreach(lambda row: None)
+        assert run.calls_sent == 10
 
 
 def test_a_draw_is_made_for_every_row_and_never_again(spark: SparkSession) -> None:

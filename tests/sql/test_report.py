@@ -33,7 +33,8 @@ def test_estimates_beside_actuals(spark: SparkSession) -> None:
     assert node.actual is not None
     assert (node.actual["calls_requested"], node.actual["calls_sent"]) == (70, 7)
     assert node.calls[0].distinct_prompts == 7
-    assert "actual: 70 calls, 7 sent to the engine" in str(report)
+    assert "expected in all: 70 calls, 7 sent to the engine" in str(report)
+    assert "actual:          70 calls, 7 sent to the engine" in str(report)
 
 
 def test_in_a_notebook(spark: SparkSession) -> None:

@@ -1,6 +1,9 @@
 package org.apache.spark.sql.helium.rules
 
-import org.apache.spark.sql.catalyst.plans.logical.LogicalPlan
+import scala.collection.mutable
+
+import org.apache.spark.sql.catalyst.expressions.SubqueryExpression
+import org.apache.spark.sql.catalyst.plans.logical.{LogicalPlan, Subquery}
 import org.apache.spark.sql.helium.HeliumRule
 import org.apache.spark.sql.helium.expressions._
 import org.apache.spark.sql.helium.plans.EvalLLM
@@ -23,6 +26,10 @@ import org.apache.spark.sql.helium.statistics.PlanEstimates
  * equals the order as written wins. It is the prefix hit count of Liu et al., "Optimizing LLM Queries
  * in Relational Data Analytics Workloads" (arXiv 2403.05821), with one order for all rows.
  *
+ * A prompt that stands in several places of a query gets one order, that of the first place with
+ * statistics, so that equal calls stay equal; in subqueries, which Spark plans by themselves, the
+ * order is that of the text.
+ *
  * Another order is another prompt, so that answers may differ with the rule off: the one rule for
  * which that holds, and only for calls that ask for it with `fields`. Declines without statistics of
  * every field, and for more than [[OrderFields.most]] fields. Runs before the other rules by cost, as
@@ -33,9 +40,37 @@ object OrderFields extends HeliumRule("orderFields") {
   /** The most fields whose orders are looked through: there are 2 to this power of subsets. */
   val most = 12
 
-  override protected def rewrite(plan: LogicalPlan): LogicalPlan = plan.transformUp {
-    case node: EvalLLM if node.calls.exists(fieldsOf(_).nonEmpty) => ordered(node)
+  override protected def rewrite(plan: LogicalPlan): LogicalPlan =
+    if (!asks(plan)) {
+      plan
+    } else if (isPlannedApart(plan)) {
+      plan.transformUp {
+        case node: EvalLLM if node.calls.exists(fieldsOf(_).nonEmpty) =>
+          declined(node, "a subquery is planned by itself, and could choose another order")
+      }
+    } else {
+      // The same prompt gets the same order wherever it stands: equal calls must stay equal.
+      val chosen = mutable.Map.empty[(PromptSpec, Fields), Fields]
+      plan.foreach {
+        case node: EvalLLM => choose(node).foreach { case (key, order) => chosen.getOrElseUpdate(key, order) }
+        case _ =>
+      }
+      plan.transformUp {
+        case node: EvalLLM if node.calls.exists(fieldsOf(_).nonEmpty) => ordered(node, chosen)
+      }
+    }
+
+  private def asks(plan: LogicalPlan): Boolean = plan.exists {
+    case node: EvalLLM => node.calls.exists(fieldsOf(_).nonEmpty)
+    case _ => false
   }
+
+  /** Whether the plan is a subquery, or has one that asks with fields, too. */
+  private def isPlannedApart(plan: LogicalPlan): Boolean = plan.isInstanceOf[Subquery] ||
+    plan.exists(_.expressions.exists(_.exists {
+      case subquery: SubqueryExpression => asks(subquery.plan)
+      case _ => false
+    }))
 
   private def fieldsOf(call: LLMCall): Seq[Fields] = call.prompt match {
     case Messages(messages) => messages.flatMap(_.content.parts).collect {
@@ -44,12 +79,20 @@ object OrderFields extends HeliumRule("orderFields") {
     case _ => Nil
   }
 
-  private def ordered(node: EvalLLM): EvalLLM = {
+  private def choose(node: EvalLLM): Seq[((PromptSpec, Fields), Fields)] = {
     val plans = new PlanEstimates
     val rows = plans.rows(node.child)
+    for {
+      call <- node.calls
+      fields <- fieldsOf(call)
+      order <- best(call, fields, node, plans, rows.value)
+    } yield (call.prompt, fields) -> order
+  }
+
+  private def ordered(node: EvalLLM, chosen: collection.Map[(PromptSpec, Fields), Fields]): EvalLLM = {
     val calls = node.calls.map { call =>
       fieldsOf(call).foldLeft(call) { (c, fields) =>
-        best(c, fields, node, plans, rows.value).fold(c)(replaced(c, fields, _))
+        chosen.get((call.prompt, fields)).fold(c)(replaced(c, fields, _))
       }
     }
     if (calls != node.calls) {
@@ -57,7 +100,7 @@ object OrderFields extends HeliumRule("orderFields") {
         .mkString("order ", "; ", ""))
       node.copy(calls = calls)
     } else {
-      reason(node, plans).fold(node)(declined(node, _))
+      reason(node, new PlanEstimates).fold(node)(declined(node, _))
     }
   }
 
@@ -74,7 +117,7 @@ object OrderFields extends HeliumRule("orderFields") {
     }
   }
 
-  /** The fields in the best order; None where they have it, or nothing is known. */
+  /** The fields in the best order; None where nothing is known. */
   private def best(call: LLMCall, fields: Fields, node: EvalLLM, plans: PlanEstimates,
       rows: Double): Option[Fields] = {
     val distinct = values(call, fields, node, plans)
@@ -104,7 +147,7 @@ object OrderFields extends HeliumRule("orderFields") {
       }
       val order = Iterator.iterate((1 << n) - 1)(set => set ^ (1 << last(set)))
         .takeWhile(_ != 0).map(last(_)).toSeq.reverse
-      Option.when(order != fields.items.indices)(Fields(order.map(fields.items)))
+      Some(Fields(order.map(fields.items)))
     }
   }
 

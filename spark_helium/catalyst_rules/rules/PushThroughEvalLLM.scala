@@ -16,9 +16,9 @@ import org.apache.spark.sql.helium.plans.{EvalLLM, SharedCalls}
  *                                                     +- Relation [id, x]
  * }}}
  *
- * Likewise limits, samples without replacement, semi and anti joins, and sorts; a sort is not fewer
- * rows, but it opens the way for the limit above it, and Spark runs the input of a global sort
- * twice. `EvalLLM` keeps the number and the order of rows, so each of these sees the same rows
+ * Likewise limits, samples without replacement, semi and anti joins, sorts and windows. A sort is
+ * not fewer rows, but it opens the way for the limit above it, and Spark runs the input of a global
+ * sort twice; a window opens the way for a filter on it, such as the first row of each group. `EvalLLM` keeps the number and the order of rows, so each of these sees the same rows
  * below it as above. IN and EXISTS become semi and anti joins there. A limit stays above where calls
  * below would stream into it through a filter. A Project between the operator and the node is stepped over.
  *
@@ -34,6 +34,17 @@ object PushThroughEvalLLM extends HeliumRule("pushThroughEvalLLM") {
       rebuilt(node.copy(child = s.copy(order = sorted, child = node.child)))
     case s @ Sample(_, _, false, _, Calls(node, _, rebuilt), _) =>
       rebuilt(node.copy(child = s.copy(child = node.child)))
+    case w @ Window(_, _, _, Calls(node, inlined, rebuilt), _)
+        if below(node, w.expressions.map(inlined)) =>
+      val moved = w.copy(
+        windowExpressions = w.windowExpressions.map(inlined(_).asInstanceOf[NamedExpression]),
+        partitionSpec = w.partitionSpec.map(inlined),
+        orderSpec = w.orderSpec.map(inlined(_).asInstanceOf[SortOrder]),
+        child = node.child)
+      rebuilt(node.copy(child = moved)) match {
+        case Project(list, calls) => Project(list ++ w.windowExpressions.map(_.toAttribute), calls)
+        case calls => Project(w.output, calls)
+      }
     case j @ Join(Calls(node, inlined, rebuilt), right, LeftSemi | LeftAnti, condition, _)
         if below(node, condition.map(inlined).toSeq, right.outputSet) =>
       rebuilt(node.copy(child = j.copy(left = node.child, condition = condition.map(inlined))))
