@@ -30,7 +30,7 @@ from spark_helium.call_parts import (
 
 __all__ = ["Call", "CallGraph", "CallRef", "Constraint", "InputRef", "Message", "Part", "Sampling"]
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +106,16 @@ class Call:
     multiplicity: int = 1
     function: str = "llm"
 
-    def references(self) -> Iterator[Ref]:
-        """Every placeholder of the call, in order of appearance, repeats included; those of the guard come last."""
+    def prompt_references(self) -> Iterator[Ref]:
+        """Every placeholder of the prompt, in order of appearance, repeats included."""
         if self.conversation is not None:
             yield self.conversation
         for message in self.messages:
             yield from references(message.parts)
+
+    def references(self) -> Iterator[Ref]:
+        """Every placeholder of the call; those of the guard come last."""
+        yield from self.prompt_references()
         if self.guard is not None:
             yield from condition_references(self.guard)
 
@@ -123,10 +127,15 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class CallGraph:
-    """Calls in topological order, and how many input columns they read."""
+    """Calls in topological order, and how many input columns they read.
+
+    ``filters`` are conditions on answers: a row for which one of them is not true is dropped after the graph, so that
+    its other answers may be missing. Their order is free; guards follow the order that the planner chose.
+    """
 
     calls: tuple[Call, ...]
     inputs: int
+    filters: tuple[Condition, ...] = ()
     version: int = field(default=VERSION)
 
     def __post_init__(self) -> None:
@@ -142,11 +151,19 @@ class CallGraph:
                 limit = self.inputs if isinstance(ref, InputRef) else position
                 if not 0 <= ref.index < limit:
                     raise ValueError(f"call {position} of the call graph reads {ref}, which does not exist before it")
+        for ref in (ref for condition in self.filters for ref in condition_references(condition)):
+            if not 0 <= ref.index < (self.inputs if isinstance(ref, InputRef) else len(self.calls)):
+                raise ValueError(f"a filter of the call graph reads {ref}, which does not exist")
 
     def to_json(self) -> str:
         """The wire form read by :meth:`from_json`; keys in a fixed order."""
         return json.dumps(
-            {"version": self.version, "inputs": self.inputs, "calls": [_call_to_dict(c) for c in self.calls]},
+            {
+                "version": self.version,
+                "inputs": self.inputs,
+                "calls": [_call_to_dict(c) for c in self.calls],
+                "filters": list(map(condition_to_json, self.filters)),
+            },
             separators=(",", ":"),
         )
 
@@ -162,7 +179,8 @@ class CallGraph:
         try:
             data = json.loads(text)
             calls = tuple(_call_from_dict(i, c) for i, c in enumerate(data["calls"]))
-            return cls(calls=calls, inputs=int(data["inputs"]), version=int(data["version"]))
+            filters = tuple(map(condition_from_json, data.get("filters", ())))
+            return cls(calls=calls, inputs=int(data["inputs"]), filters=filters, version=int(data["version"]))
         except (KeyError, TypeError, AttributeError) as e:
             raise ValueError(f"not a call graph: {type(e).__name__}: {e}; text starts with {text[:80]!r}") from e
         except RecursionError as e:

@@ -1,6 +1,7 @@
-"""The ``spark-helium`` command: look at, start and stop the daemons of this node by hand.
+"""The ``spark-helium`` command: look at, start, warm and stop the daemons of this node, and plan orders of calls.
 
-Spark's tasks start the daemon that they need themselves; none of this is necessary for a query.
+
+Spark's tasks start the daemon that they need themselves, and plan by themselves; none of this is necessary for a query.
 
 Exit status: 0 done, 1 failed, 2 wrong usage, 3 no daemon runs.
 """
@@ -19,6 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spark_helium.conf import Settings, full_key
@@ -35,7 +37,7 @@ Subparsers = Any  # argparse has no public name for it
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="spark-helium", description="LLM calls as Spark operators: the node daemon.")
+    parser = argparse.ArgumentParser(prog="spark-helium", description="LLM calls as Spark operators.")
     parser.add_argument("--version", action=_Version, help="show the versions of spark-helium, Python and vLLM")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in COMMANDS:
@@ -196,6 +198,10 @@ def _status(options: argparse.Namespace) -> int:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:
             print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        for daemon in found:
+            for engine in daemon.get("engines", ()):
+                if engine["pins"] or engine["pins_released"] or engine["pin_reason"]:
+                    print(f"{daemon['identity']}  {engine['model']}: {_pins_line(engine)}")
     return OK if found else NOT_RUNNING
 
 
@@ -241,6 +247,56 @@ def _table_row(daemon: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
+def _pins_line(engine: dict[str, Any]) -> str:
+    if engine["pin_reason"]:
+        return f"prefixes are cached, not pinned: {engine['pin_reason']}"
+    line = f"pinned prefixes: {engine['pins']}, {engine['pin_tokens']} tokens in {engine['pin_blocks']} KV blocks"
+    released = f", given up for calls {engine['pins_released']} times" if engine["pins_released"] else ""
+    return f"{line} (at most {engine['pin_budget']} of {engine['kv_blocks']}){released}"
+
+
+def _add_warm(subparsers: Subparsers) -> None:
+    parser = _command(
+        subparsers,
+        "warm",
+        _warm,
+        "Compute the beginning that all prompts of a template share, and pin it in the KV cache before the first query "
+        "comes. Starts the daemon and the model's engine if need be.",
+    )
+    parser.add_argument("--model", help="the model; by default what spark.helium.model says")
+    parser.add_argument("--system", metavar="TEXT", help="the system message, as a call's system => ... gives it")
+    prompt = parser.add_mutually_exclusive_group()
+    prompt.add_argument("--template", metavar="TEXT", help="the template of the call, with its {placeholders}")
+    prompt.add_argument("--file", metavar="FILE", help="a file that holds the template")
+    parser.add_argument(
+        "--calls",
+        metavar="N",
+        type=int,
+        default=1000,
+        help="calls that are expected to share it, which is what it is worth beside other prefixes; default 1000",
+    )
+
+
+def _warm(options: argparse.Namespace) -> int:
+    from spark_helium.gpu_executor import warm
+
+    settings = settings_of(options)
+    template = options.template
+    if options.file is not None:
+        try:
+            template = Path(options.file).read_text(encoding="utf-8")
+        except (OSError, ValueError) as e:
+            raise ConfigurationError(f"--file {options.file!r} cannot be read: {e}") from e
+    if template is None and options.system is None:
+        raise ConfigurationError("nothing to pin: give --system, --template or --file")
+    if options.calls < 2:
+        raise ConfigurationError(f"--calls {options.calls}: what fewer than 2 calls use is not worth a pin")
+    model = options.model or settings["model"]
+    pinned = warm.warm(settings, model, options.system, template, options.calls)
+    print(f"{model}: {_pins_line(asdict(pinned))}")
+    return OK
+
+
 def _add_stop(subparsers: Subparsers) -> None:
     parser = _command(subparsers, "stop", _stop, "Stop your daemons on this node, or some of them.")
     parser.add_argument("id", nargs="*", help="which ones, as status shows them, or the start of it; all if none given")
@@ -269,9 +325,41 @@ def _stop(options: argparse.Namespace) -> int:
     return OK
 
 
+def _add_schedule(subparsers: Subparsers) -> None:
+    text = "Plan the order of the calls of a workload, and print it as JSON. Both forms: spark_helium.trt.instance."
+    parser = subparsers.add_parser("schedule", help=text.partition(".")[0] + ".", description=text)
+    parser.set_defaults(run=_schedule)
+    parser.add_argument("instance", metavar="INSTANCE.json", type=Path, help="the workload")
+    parser.add_argument(
+        "--effort", choices=["quick", "thorough"], default="thorough", help="how long to search (default: thorough)"
+    )
+    parser.add_argument(
+        "--verbose", action="store_true", help="say on standard error what this order and simple ones cost"
+    )
+
+
+def _schedule(options: argparse.Namespace) -> int:
+    from spark_helium.trt import orders
+    from spark_helium.trt.instance import read_workload, schedule_to_json
+    from spark_helium.trt.planner import Effort, plan
+
+    workload = read_workload(options.instance)
+    found = plan(workload, Effort(options.effort))
+    print(schedule_to_json(found.order))
+    if options.verbose:
+        proven = " (no order has fewer)" if found.optimal else ""
+        costs = {"this order": f"{float(found.makespan):,.1f} token steps{proven}"}
+        for make in (orders.longest_shared_prefix_first, orders.operator_wise, orders.query_wise):
+            makespan = workload.simulate(workload.order(make(workload))).makespan
+            costs[make.__name__.replace("_", " ")] = f"{float(makespan):,.1f} token steps"
+        for name, cost in costs.items():
+            print(f"{name}: {cost}", file=sys.stderr)
+    return OK
+
+
 # To add a command, write a function that takes argparse's subparsers and calls set_defaults(run=...) with what
 # takes the options and returns an exit status, and list it here.
-COMMANDS: tuple[Callable[[Subparsers], None], ...] = (_add_serve, _add_status, _add_stop)
+COMMANDS: tuple[Callable[[Subparsers], None], ...] = (_add_serve, _add_status, _add_warm, _add_stop, _add_schedule)
 
 
 if __name__ == "__main__":

@@ -88,3 +88,11 @@ class ProtocolError(PermanentError, RuntimeError):
 
 class CallError(PermanentError, ValueError):
     """One call failed: the prompt is too long, the answer does not fit its type, the engine refused it."""
+
+
+class InstanceError(PermanentError, ValueError):
+    """A workload that is to be scheduled contradicts itself or its format."""
+
+
+class ScheduleError(PermanentError, ValueError):
+    """An order of calls is not one of the given workload, or no run can follow it."""

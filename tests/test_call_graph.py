@@ -185,12 +185,12 @@ def test_a_guard_must_be_an_input_column_that_exists() -> None:
 
 
 def test_another_version_is_refused() -> None:
-    other = CallGraph((call(0, "x"),), 0).to_json().replace('"version":2', '"version":3')
-    with pytest.raises(ValueError, match="version 3.*reads version 2.*same spark_helium"):
+    other = CallGraph((call(0, "x"),), 0).to_json().replace('"version":3', '"version":4')
+    with pytest.raises(ValueError, match="version 4.*reads version 3.*same spark_helium"):
         CallGraph.from_json(other)
 
 
-@pytest.mark.parametrize("broken", ["", "[]", "{}", '{"version":2,"inputs":0,"calls":[{}]}', '{"calls": 3}'])
+@pytest.mark.parametrize("broken", ["", "[]", "{}", '{"version":3,"inputs":0,"calls":[{}]}', '{"calls": 3}'])
 def test_malformed_json_is_a_value_error(broken: str) -> None:
     with pytest.raises(ValueError):
         CallGraph.from_json(broken)
@@ -369,7 +369,7 @@ def test_malformed_part(part: object) -> None:
     message = {"role": "user", "parts": [part]}
     calls = [{"model": "m", "messages": [message], "sampling": {"max_tokens": 1}}]
     with pytest.raises(ValueError, match="not a call graph"):
-        CallGraph.from_json(json.dumps({"version": 2, "inputs": 1, "calls": calls}))
+        CallGraph.from_json(json.dumps({"version": 3, "inputs": 1, "calls": calls}))
 
 
 @pytest.mark.parametrize(
@@ -388,13 +388,13 @@ def test_malformed_guard(guard: object) -> None:
         condition_from_json(guard)
     calls = [{"model": "m", "messages": [], "sampling": {"max_tokens": 1}, "guard": guard}]
     with pytest.raises(ValueError, match="not a call graph"):
-        CallGraph.from_json(json.dumps({"version": 2, "inputs": 1, "calls": calls}))
+        CallGraph.from_json(json.dumps({"version": 3, "inputs": 1, "calls": calls}))
 
 
 def test_conversation_is_an_input_column() -> None:
     calls = [{"model": "m", "messages": [], "sampling": {"max_tokens": 1}, "conversation": {"call": 0}}]
     with pytest.raises(ValueError, match="is not an input column"):
-        CallGraph.from_json(json.dumps({"version": 2, "inputs": 1, "calls": calls}))
+        CallGraph.from_json(json.dumps({"version": 3, "inputs": 1, "calls": calls}))
 
 
 def test_nesting_that_is_too_deep_is_a_value_error() -> None:

@@ -13,7 +13,9 @@ import pytest
 
 from spark_helium import cli
 from spark_helium.gpu_executor import daemon, lifecycle
+from spark_helium.trt.instance import order_from_json, workload_from_json
 from tests.gpu_executor.daemons import DaemonDirectory, daemon_directory, until
+from tests.trt.workloads import two_agents
 
 ROOT = Path(__file__).parents[1]
 
@@ -87,6 +89,51 @@ def test_daemon_that_hangs_is_killed_only_if_asked(daemons: DaemonDirectory, cap
     assert lifecycle.known_daemons(daemons.path) == []
 
 
+RULES = "Judge the review with care, and give your reasons in full sentences. " * 10
+
+
+def test_warm_starts_what_it_needs_and_pins(
+    daemons: DaemonDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    warm = arguments(daemons, "warm", "--set", "engine=simulator", "--model", "m")
+    template = tmp_path / "template.txt"
+    template.write_text("Of {{n}} stars, how many? {review}")
+    assert cli.main([*warm, "--system", RULES, "--file", str(template)]) == cli.OK
+    assert capsys.readouterr().out == "m: pinned prefixes: 1, 176 tokens in 11 KV blocks (at most 1024 of 4096)\n"
+    longer = "Of all the words in the review, which one says most about what its author thinks of it? {}"
+    assert cli.main([*warm, "--system", RULES, "--template", longer]) == cli.OK
+    assert "pinned prefixes: 2, 192 tokens in 12 KV blocks" in capsys.readouterr().out  # they share eleven
+    assert cli.main(arguments(daemons, "status")) == cli.OK
+    assert "  m: pinned prefixes: 2, 192 tokens in 12 KV blocks" in capsys.readouterr().out
+    (engine,) = daemons.status(daemons.settings()).engines
+    assert (engine.pins, engine.pin_tokens) == (2, 192)
+    assert cli.main([*warm, "--system", "short"]) == cli.FAILED
+    assert "fewer than 128 tokens (spark.helium.kv.pin.minTokens)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "status", "said"),
+    [
+        ([], cli.WRONG_USAGE, "give --system, --template or --file"),
+        (["--file", "/no/such/file"], cli.WRONG_USAGE, "--file '/no/such/file' cannot be read"),
+        (["--template", "to {name"], cli.WRONG_USAGE, "at character 3: '{' stands alone"),
+        (["--template", RULES, "--calls", "1"], cli.WRONG_USAGE, "--calls 1"),
+        (["--template", RULES, "--set", "kv.pin.enabled=false"], cli.WRONG_USAGE, "kv.pin.enabled is false"),
+        (["--template", RULES, "--set", "kv.pin.budget=0"], cli.FAILED, "spark.helium.kv.pin.budget is 0"),
+        (
+            ["--system", RULES, "--set", "simulator.failPattern=Judge"],
+            cli.FAILED,
+            "could not be computed: the simulator",
+        ),
+    ],
+)
+def test_warm_that_cannot_says_why(
+    daemons: DaemonDirectory, capsys: pytest.CaptureFixture[str], more: list[str], status: int, said: str
+):
+    assert cli.main(arguments(daemons, "warm", "--set", "engine=simulator", *more)) == status
+    assert said in capsys.readouterr().err
+
+
 def test_status_tells_daemons_apart(daemons: DaemonDirectory, capsys: pytest.CaptureFixture[str]):
     serve = arguments(daemons, "serve", "--background", "--set", "engine=simulator", "--set", "simulator.blockSize=32")
     assert cli.main(serve) == cli.OK
@@ -143,6 +190,26 @@ def test_version(capsys: pytest.CaptureFixture[str]):
 def test_wrong_setting(text: str, capsys: pytest.CaptureFixture[str]):
     assert cli.main(["status", "--set", text]) == cli.WRONG_USAGE
     assert text.partition("=")[0] in capsys.readouterr().err
+
+
+def test_schedule(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "instance.json").write_text(json.dumps(two_agents(2)))
+    assert cli.main(["schedule", str(tmp_path / "instance.json"), "--verbose"]) == cli.OK
+    said = capsys.readouterr()
+    order = order_from_json(json.loads(said.out))
+    assert workload_from_json(two_agents(2)).simulate(order).makespan == 74_300
+    assert said.err.splitlines()[0] == "this order: 74,300.0 token steps (no order has fewer)"
+    assert "query wise: 126,300.0 token steps" in said.err
+    assert cli.main(["schedule", str(tmp_path / "instance.json"), "--effort", "quick"]) == cli.OK
+    assert capsys.readouterr().err == ""
+
+
+def test_schedule_of_what_is_no_instance(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "instance.json").write_text(json.dumps({**two_agents(1), "queries": "two"}))
+    assert cli.main(["schedule", str(tmp_path / "instance.json")]) == cli.FAILED
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert 'queries is "two"' in said.err
 
 
 def test_unknown_command():

@@ -35,7 +35,8 @@ abstract class HeliumRule(name: String) extends Rule[LogicalPlan] {
 
   private def title: String = getClass.getSimpleName.stripSuffix("$")
 
-  private def enabled: Boolean =
+  /** Whether the session's switches let the rule run. */
+  final def enabled: Boolean =
     HeliumConf.boolean(conf, "spark.helium.optimizer.enabled") &&
       HeliumConf.boolean(conf, s"spark.helium.optimizer.$name.enabled")
 }

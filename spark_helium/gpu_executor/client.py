@@ -60,6 +60,7 @@ class AnswerBatch:
 
     batch: pa.RecordBatch
     counters: Counters
+    pinned_tokens: int = 0
 
 
 class RowStream:
@@ -122,16 +123,20 @@ class RowStream:
         raise DaemonError(f"the node's daemon ended {ATTEMPTS} times before it took a stream: {trouble}") from trouble
 
     @staticmethod
-    def header(graph: str, settings: Settings, application: str, query: str) -> StreamHeader:
+    def header(
+        graph: str, settings: Settings, application: str, query: str, *, cache: bool = True, expected_calls: int = 0
+    ) -> StreamHeader:
         """The header for a task of this process."""
         return StreamHeader(
             graph=graph,
-            cache=settings["cache.enabled"],
+            cache=cache and settings["cache.enabled"],
             query=query,
             application=application,
             owner=find_owner(),
             start_timeout=settings["executor.startTimeout"] / 1000,
             idle_timeout=settings["executor.idleTimeout"] / 1000,
+            pin_min_tokens=settings["kv.pin.minTokens"] if settings["kv.pin.enabled"] else 0,
+            expected_calls=expected_calls,
         )
 
     def send(self, batch: pa.RecordBatch) -> None:
@@ -158,7 +163,7 @@ class RowStream:
                 chunk = self._reader.read_chunk()
                 message = WireMessage.decode(chunk.app_metadata.to_pybytes())
                 if isinstance(message, Report):
-                    self._arrived.append(AnswerBatch(chunk.data, message.counters))
+                    self._arrived.append(AnswerBatch(chunk.data, message.counters, message.pinned_tokens))
                 elif isinstance(message, Fatal):
                     self._arrived.append(message)
                     break

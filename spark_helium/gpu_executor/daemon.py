@@ -108,6 +108,8 @@ class Daemon:
             cache=header.cache,
             query=header.query,
             start_timeout=header.start_timeout,
+            pin_min_tokens=header.pin_min_tokens,
+            expected_calls=header.expected_calls,
         )
         with self._lock:
             if self._closing:
@@ -266,7 +268,8 @@ def _write(
             if isinstance(item, Fatal):
                 writer.write_metadata(item.encode())
             else:
-                writer.write_with_metadata(answers_to_batch(item, schema), Report(item.counters).encode())
+                report = Report(item.counters, item.pinned_tokens)
+                writer.write_with_metadata(answers_to_batch(item, schema), report.encode())
     except (flight.FlightError, pa.ArrowException, OSError) as e:
         log.info("a client went away: %s", e)
 

@@ -5,9 +5,11 @@ through :meth:`Dispatcher.post`. Work moves in batches, so that no cost but the 
 
 Where a row is::
 
-    feed -> [NULL prompt? guard not true?] -> ready -> rendered -> [cached? equal call in flight?] -> engine -> settled
-              ^                                                                                               |
-              +-------------------------------- calls that read this answer and now have all they read -------+
+    feed -> [NULL prompt? guard not true?] -> opened -> rendered -> [cached? equal call in flight?]
+              ^                                                          |
+              |                                                     ready queue -> engine -> settled
+              |                                                                                |
+              +------------------ calls that read this answer and now have all they read ------+
 """
 
 from __future__ import annotations
@@ -20,17 +22,29 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from weakref import WeakValueDictionary
 
-from spark_helium.call_graph import Call
+from spark_helium.call_graph import Call, CallGraph
 from spark_helium.errors import HeliumError
 from spark_helium.gpu_executor.call_template import Column
-from spark_helium.gpu_executor.engine_pool import EnginePool, EngineSlot, StartFailure
-from spark_helium.gpu_executor.engines.base import Engine, EngineRequest, EngineResult, RenderError, token_count
+from spark_helium.gpu_executor.engine_pool import EnginePool, EngineSlot, RunningEngine, StartFailure
+from spark_helium.gpu_executor.engines.base import (
+    Engine,
+    EngineRequest,
+    EngineResult,
+    RenderError,
+    RequestId,
+    Tokens,
+    token_count,
+)
 from spark_helium.gpu_executor.engines.rendering import too_long
+from spark_helium.gpu_executor.graph_state import GraphState
 from spark_helium.gpu_executor.messages import Counters, EngineStatus, Fatal
+from spark_helium.gpu_executor.pins import PinKeeper
 from spark_helium.gpu_executor.prompt_cache import CacheKey, CallKeys, PromptCache
 from spark_helium.gpu_executor.query_answers import QueryAnswers
 from spark_helium.gpu_executor.stream import CallGroup, RowBatch, Stream
+from spark_helium.trt.tree import OperatorId
 
 log = logging.getLogger(__name__)
 
@@ -44,12 +58,22 @@ Waiter = tuple[Stream, RowBatch, int, int]  # who gets an answer: stream, batch,
 
 @dataclass(slots=True, eq=False)
 class Flight:
-    """A request in an engine. The first waiter pays for it; later ones joined because their call is equal."""
+    """A call on its way through an engine. The first waiter pays; later ones joined because their call is equal.
 
+    ``kv_tokens`` is what the call is counted for in the engine, or None as long as it waits for its turn.
+    """
+
+    request: EngineRequest
+    tokens: Tokens
+    account: str
+    operator: OperatorId
     slot: EngineSlot
+    running: RunningEngine
     key: CacheKey | None
     cache: PromptCache | None
     waiters: list[Waiter]
+    expected_output: float
+    kv_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +106,7 @@ class Dispatcher:
     ) -> None:
         self.cache = PromptCache(cache_bytes)
         self._query_answers = QueryAnswers(cache_bytes)
+        self._pins = PinKeeper()
         self._inbox: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self._pool = EnginePool(create, self.post, self._engine_ready, self._engine_did_not_start, last_words)
         self._ready: deque[CallGroup] = deque()
@@ -90,6 +115,8 @@ class Dispatcher:
         self._by_key: dict[CacheKey, Flight] = {}
         self._ids = itertools.count()
         self._streams: dict[Stream, list[CallKeys | None]] = {}
+        self._scheduled: dict[Stream, set[RunningEngine]] = {}  # engines whose schedule knows a stream's graph
+        self._states: WeakValueDictionary[tuple[str, CallGraph], GraphState] = WeakValueDictionary()
         self._counters = Counters()
         self._rows_answered = 0
         self._stopping = False
@@ -153,6 +180,7 @@ class Dispatcher:
             while not self._stopping:
                 self._receive()
                 self._call()
+                self._dispatch()
                 self._collect()
                 self._publish()
         except BaseException:
@@ -163,7 +191,7 @@ class Dispatcher:
 
     def _receive(self) -> None:
         """Run what other threads posted; waits for it when there is nothing else to do."""
-        idle = not (self._flights or self._ready or self._opened)
+        idle = not (self._flights or self._ready or self._opened or any(s.has_backlog for s in self._streams))
         try:
             action = self._inbox.get(timeout=IDLE_SECONDS) if idle else self._inbox.get_nowait()
             while True:
@@ -175,7 +203,10 @@ class Dispatcher:
         self._give_up_late_engines()
 
     def _call(self) -> None:
-        """Start the calls that can start, some at a time: cache, or an equal call in flight, or the engine."""
+        """Prepare the calls that can start, some at a time: cache, or an equal call in flight, or the queue."""
+        for stream in self._streams:
+            if stream.has_backlog and self._has_begun_all(stream):
+                self._open(stream.more())
         self._ready.extend(self._opened.values())
         self._opened.clear()
         budget = CALLS_PER_TURN
@@ -187,33 +218,38 @@ class Dispatcher:
             slot = self._pool.slot(stream.graph.calls[group.call].model, stream.query)
             if isinstance(slot, StartFailure):
                 self._fail(stream, slot.reason, stream.graph.calls[group.call].model)
-            elif slot.engine is None:
+            elif slot.running is None:
                 slot.waiting.append(group)
             else:
                 budget -= len(group.rows)
-                self._submit(slot, slot.engine, group)
+                self._prepare(slot, slot.running, group)
 
-    def _submit(self, slot: EngineSlot, engine: Engine, group: CallGroup) -> None:
+    def _prepare(self, slot: EngineSlot, running: RunningEngine, group: CallGroup) -> None:
         stream, batch, k, rows = group.stream, group.batch, group.call, group.rows
         template, counters = stream.templates[k], stream.counters
         call = template.call
         try:
-            prompts = template.render(engine.renderer, batch.inputs, batch.answers, rows)
+            prompts = template.render(running.engine.renderer, batch.inputs, batch.answers, rows)
         except Exception as e:
             log.exception("rendering of %s failed", call.function)
             self._fail(stream, f"the prompts could not be rendered: {type(e).__name__}: {e}", call.model)
             return
         counters.calls_requested += len(rows) * call.multiplicity
+        stream.state.asked(k, len(rows))
         cache = self._cache_of(stream)
-        keys = None if cache is None else self._keys(stream, slot, call)
-        limit, setting = slot.max_prompt_bytes, f"spark.helium.{engine.info.engine}.maxModelLen"
-        requests: list[EngineRequest] = []
+        keys = None if cache is None else self._keys(stream, running, call)
+        limit, setting = running.max_prompt_bytes, f"spark.helium.{running.engine.info.engine}.maxModelLen"
+        self._schedule(stream, running, group)
+        expected_output, operator = stream.state.expected_output(k), OperatorId(stream.state, k)
+        flights: list[Flight] = []
         for row, prompt in zip(rows, prompts, strict=True):
             if isinstance(prompt, RenderError):
                 self._settle(stream, batch, k, row, reason=prompt.reason)
                 continue
             if len(prompt) > limit:
-                self._settle(stream, batch, k, row, reason=too_long(token_count(prompt), slot.max_model_len, setting))
+                self._settle(
+                    stream, batch, k, row, reason=too_long(token_count(prompt), running.max_model_len, setting)
+                )
                 continue
             key = None
             if keys is not None and cache is not None:
@@ -228,16 +264,71 @@ class Dispatcher:
                     equal.waiters.append((stream, batch, k, row))
                     continue
             number = next(self._ids)
-            flight = self._flights[number] = Flight(slot, key, cache, [(stream, batch, k, row)])
+            request = EngineRequest(number, prompt, call.sampling, call.constraint)
+            waiters = [(stream, batch, k, row)]
+            flight = Flight(
+                request, prompt, stream.account, operator, slot, running, key, cache, waiters, expected_output
+            )
+            self._flights[number] = flight
             if key is not None:
                 self._by_key[key] = flight
-            requests.append(EngineRequest(number, prompt, call.sampling, call.constraint))
-        if requests:
-            slot.in_flight += len(requests)
+            flights.append(flight)
+        if flights:
             try:
-                engine.submit(requests)
-            except Exception as e:  # an EngineError, or a bug of the engine's adapter: no answer will come either way
+                self._pins.before_submit(running.engine, stream, k, len(flights))
+            except Exception as e:  # an EngineError, or a bug of the engine's adapter
                 self._engine_died(slot, e)
+                return
+        chained = bool(call.dependencies)
+        for flight in flights:
+            fresh = chained and 2 * running.prefixes.known(flight.tokens) >= token_count(flight.tokens)
+            running.queue.add(flight, fresh=fresh)
+
+    def _schedule(self, stream: Stream, running: RunningEngine, group: CallGroup) -> None:
+        """Let the engine's schedule know of the rows."""
+        engines = self._scheduled[stream]
+        if running not in engines:
+            engines.add(running)
+            running.schedule.begin(stream.state, stream.graph)
+        if group.call == 0:
+            running.schedule.expect(stream.state, len(group.rows))
+
+    def _has_begun_all(self, stream: Stream) -> bool:
+        """Whether nothing of a stream waits for an engine but the rows of its backlog."""
+        return not (
+            any(running.queue.holds(stream.account) for _, running in self._pool.running())
+            or any(group.stream is stream for group in self._ready)
+            or any(group.stream is stream for group in self._opened.values())
+            or any(group.stream is stream for slot in self._pool.starting() for group in slot.waiting)
+        )
+
+    def _dispatch(self) -> None:
+        """Send what the engines have room for, in the order of their schedules."""
+        for slot, running in self._pool.running():
+            if running.schedule.is_due and len(running.queue) > running.load.room():
+                self._revise(running)  # where all of them go at once there is no order to choose
+            flights = running.queue.take(running.load.room, self._enter)
+            if flights:
+                try:
+                    running.engine.submit([flight.request for flight in flights])
+                except Exception as e:  # an EngineError, or a bug of the engine's adapter: no answer will come
+                    self._engine_died(slot, e)
+
+    def _revise(self, running: RunningEngine) -> None:
+        for stream in self._streams:
+            if running in self._scheduled[stream]:
+                for k, passed, total in stream.state.take_guards():
+                    running.schedule.observe_guard(OperatorId(stream.state, k), passed, total)
+        if running.schedule.revise():
+            running.queue.set_order(running.schedule.order)
+
+    def _enter(self, flight: Flight) -> float:
+        """Count a call as one in its engine; returns the tokens that are computed for it."""
+        running, tokens = flight.running, flight.tokens
+        computed = token_count(tokens) - running.prefixes.enter(tokens) + flight.expected_output
+        flight.kv_tokens = int(computed)
+        running.load.enter(flight.kv_tokens)
+        return computed
 
     def _cache_of(self, stream: Stream) -> PromptCache | None:
         """Where equal calls are looked up: the node's cache, or else the answers of the stream's own query."""
@@ -245,7 +336,7 @@ class Dispatcher:
             return self.cache
         return self._query_answers.of(stream.query) if stream.query else None
 
-    def _keys(self, stream: Stream, slot: EngineSlot, call: Call) -> CallKeys | None:
+    def _keys(self, stream: Stream, running: RunningEngine, call: Call) -> CallKeys | None:
         """The cache keys of a call, or None when equal prompts need not give equal answers."""
         if not call.sampling.deterministic:
             return None
@@ -253,27 +344,26 @@ class Dispatcher:
         keys = of_calls[call.index]
         if keys is None:
             scope = "" if stream.cache else stream.query
-            keys = of_calls[call.index] = CallKeys(slot.fingerprint, call.sampling, call.constraint, scope)
+            keys = of_calls[call.index] = CallKeys(running.fingerprint, call.sampling, call.constraint, scope)
         return keys
 
     def _collect(self) -> None:
         """Settle what the engines finished; waits a moment when there is nothing else to do."""
-        busy = self._pool.busy()
-        for slot in busy:
+        busy = [(slot, running) for slot, running in self._pool.running() if running.load.calls]
+        for slot, running in busy:
             if self._ready or self._opened or not self._inbox.empty():
                 wait = 0.0
             else:
                 wait = POLL_SECONDS if len(busy) == 1 else POLL_SECONDS_OF_SEVERAL
-            assert slot.engine is not None, "an engine that is not there has calls in flight"
             try:
-                results = slot.engine.poll(wait)
+                results = running.engine.poll(wait)
             except Exception as e:  # an EngineError, or a bug of the engine's adapter: no answer will come either way
                 self._engine_died(slot, e)
                 continue
             for result in results:
                 flight = self._flights.pop(result.id, None)
                 if flight is not None:  # None: aborted while its result was on the way
-                    slot.in_flight -= 1
+                    running.load.leave(flight.kv_tokens or 0)
                     self._answer(flight, result)
 
     def _answer(self, flight: Flight, result: EngineResult) -> None:
@@ -291,6 +381,8 @@ class Dispatcher:
                 counters.prompt_tokens += result.prompt_tokens
                 counters.cached_prompt_tokens += result.cached_prompt_tokens
                 counters.output_tokens += result.output_tokens
+                stream.state.answered(k, result)
+                flight.running.schedule.observe(flight.operator, result)
             elif result.error is None:
                 counters.answers_from_cache += 1
             if result.error is None:
@@ -332,6 +424,9 @@ class Dispatcher:
 
     def _open_stream(self, stream: Stream) -> None:
         self._streams[stream] = [None] * len(stream.graph.calls)
+        self._scheduled[stream] = set()
+        if stream.query:
+            stream.state = self._states.setdefault((stream.query, stream.graph), stream.state)
         self._query_answers.opened(stream.query)
 
     def _feed(self, stream: Stream, inputs: list[Column], size: int) -> None:
@@ -342,6 +437,8 @@ class Dispatcher:
         stream.closed = True
         if self._streams.pop(stream, None) is not None:
             self._query_answers.closed(stream.query)
+            for running in self._scheduled.pop(stream):
+                running.schedule.end(stream.state)
         self._forget(stream)
 
     def _fail(self, stream: Stream, reason: str, model: str = "") -> None:
@@ -352,19 +449,21 @@ class Dispatcher:
 
     def _forget(self, stream: Stream) -> None:
         """Take a stream out of the calls in flight, and abort those that nobody else waits for."""
-        orphans: dict[EngineSlot, list[int]] = {}
+        orphans: dict[RunningEngine, list[RequestId]] = {}
         for number, flight in list(self._flights.items()):
             if any(waiter[0] is stream for waiter in flight.waiters):
                 flight.waiters = [waiter for waiter in flight.waiters if waiter[0] is not stream]
                 if not flight.waiters:
-                    orphans.setdefault(flight.slot, []).append(number)
                     del self._flights[number]
                     if flight.key is not None:
                         del self._by_key[flight.key]
-        for slot, ids in orphans.items():
-            slot.in_flight -= len(ids)
-            if slot.engine is not None:
-                slot.engine.abort(ids)
+                    if flight.kv_tokens is None:
+                        flight.running.queue.discard(flight)
+                    else:
+                        flight.running.load.leave(flight.kv_tokens)
+                        orphans.setdefault(flight.running, []).append(number)
+        for running, ids in orphans.items():
+            running.engine.abort(ids)
         for slot in self._pool.starting():
             slot.waiting = [group for group in slot.waiting if group.stream is not stream]
 
@@ -386,7 +485,6 @@ class Dispatcher:
             del self._flights[number]
             if flight.key is not None:
                 del self._by_key[flight.key]
-        slot.in_flight = 0
         self._pool.remove(slot)
         for stream in {waiter[0] for _, flight in dead for waiter in flight.waiters}:
             self._fail(stream, f"the engine died: {reason}", slot.model)

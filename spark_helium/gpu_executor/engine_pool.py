@@ -7,10 +7,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from spark_helium.errors import HeliumError
 from spark_helium.gpu_executor.engines.base import TOKEN_BYTES, Engine
+from spark_helium.gpu_executor.engines.prefix_cache import PrefixCache
 from spark_helium.gpu_executor.messages import EngineStatus
+from spark_helium.gpu_executor.ready_queue import EngineLoad, ReadyQueue
+from spark_helium.gpu_executor.schedule import Schedule
 from spark_helium.gpu_executor.stream import CallGroup
 
 log = logging.getLogger(__name__)
@@ -19,18 +23,43 @@ log = logging.getLogger(__name__)
 ANONYMOUS_RETRY_SECONDS = 10.0
 
 
+class RunningEngine:
+    """An engine that is there, and what the daemon keeps for it.
+
+    Attributes
+    ----------
+    queue: calls that are rendered and wait for their turn.
+    schedule: the order in which the operators of the running queries should get it.
+    load: what it has to do.
+    prefixes: what its KV cache is likely to hold, by the prompts that were sent.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        info = engine.info
+        self.engine = engine
+        self.fingerprint = f"{info.engine}\0{info.fingerprint}"
+        self.max_model_len = info.max_model_len
+        self.max_prompt_bytes = (info.max_model_len - 1) * TOKEN_BYTES
+        self.queue: ReadyQueue[Any] = ReadyQueue(info.block_size)
+        self.schedule = Schedule(engine)
+        self.load = EngineLoad(info)
+        self.prefixes = PrefixCache(max(1, info.kv_blocks), info.block_size)
+
+
 @dataclass(slots=True, eq=False)
 class EngineSlot:
-    """A model's engine, or the wait for it."""
+    """A model's engine, or the wait for it.
+
+    Attributes
+    ----------
+    waiting: calls for an engine that is not there yet.
+    running: what comes with the engine.
+    """
 
     model: str
-    engine: Engine | None = None
     started: float = 0.0
     waiting: list[CallGroup] = field(default_factory=list)
-    in_flight: int = 0
-    fingerprint: str = ""
-    max_prompt_bytes: int = 0
-    max_model_len: int = 0
+    running: RunningEngine | None = None
 
 
 @dataclass(slots=True)
@@ -112,12 +141,9 @@ class EnginePool:
             engine.close()
             return
         info = engine.info
-        slot.engine = engine
-        slot.fingerprint = f"{info.engine}\0{info.fingerprint}"
-        slot.max_model_len = info.max_model_len
-        slot.max_prompt_bytes = (info.max_model_len - 1) * TOKEN_BYTES
+        slot.running = RunningEngine(engine)
         self._failures.pop(slot.model, None)
-        self.live = tuple(s.engine for s in self._slots.values() if s.engine is not None)
+        self.live = tuple(running.engine for _, running in self.running())
         log.info("engine of model %r is ready after %.1f s: %s", slot.model, time.monotonic() - slot.started, info)
         self._on_ready(slot)
 
@@ -131,27 +157,28 @@ class EnginePool:
         """Drop a dead engine; the next stream that needs its model starts another."""
         if self._slots.get(slot.model) is slot:
             del self._slots[slot.model]
-        self.live = tuple(s.engine for s in self._slots.values() if s.engine is not None)
-        if slot.engine is not None:
+        self.live = tuple(running.engine for _, running in self.running())
+        if slot.running is not None:
             # Closing a dead engine may hang on its processes; nothing waits for that.
-            threading.Thread(target=slot.engine.close, name=f"close {slot.model}", daemon=True).start()
+            threading.Thread(target=slot.running.engine.close, name=f"close {slot.model}", daemon=True).start()
 
-    def busy(self) -> list[EngineSlot]:
-        """Slots with requests in their engine."""
-        return [slot for slot in self._slots.values() if slot.in_flight]
+    def running(self) -> list[tuple[EngineSlot, RunningEngine]]:
+        """The engines that are there, with their slots."""
+        return [(slot, slot.running) for slot in self._slots.values() if slot.running is not None]
 
     def starting(self) -> Iterator[EngineSlot]:
         """Slots whose engine is not there yet."""
-        return (slot for slot in list(self._slots.values()) if slot.engine is None)
+        return (slot for slot in list(self._slots.values()) if slot.running is None)
 
     def status(self) -> tuple[EngineStatus, ...]:
         """The state of every engine."""
         out = []
         for slot in self._slots.values():
-            if slot.engine is None:
+            running = slot.running
+            if running is None:
                 out.append(EngineStatus(slot.model, "starting"))
             else:
-                info = slot.engine.info
+                info, pins = running.engine.info, running.engine.pins
                 out.append(
                     EngineStatus(
                         slot.model,
@@ -161,7 +188,13 @@ class EnginePool:
                         max_model_len=info.max_model_len,
                         kv_blocks=info.kv_blocks,
                         block_size=info.block_size,
-                        calls_in_flight=slot.in_flight,
+                        calls_in_flight=running.load.calls,
+                        pins=pins.pins,
+                        pin_blocks=pins.blocks,
+                        pin_tokens=pins.blocks * info.block_size,
+                        pin_budget=pins.budget,
+                        pins_released=pins.released,
+                        pin_reason=pins.reason,
                     )
                 )
         out.extend(EngineStatus(model, "failed") for model in self._failures if model not in self._slots)
@@ -171,7 +204,7 @@ class EnginePool:
         """Stop every engine."""
         self._closed = True
         for slot in self._slots.values():
-            if slot.engine is not None:
-                slot.engine.close()
+            if slot.running is not None:
+                slot.running.engine.close()
         self._slots.clear()
         self.live = ()

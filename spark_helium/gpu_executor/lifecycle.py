@@ -40,7 +40,7 @@ from spark_helium.gpu_executor.last_words import last_words, read_from, size_of
 from spark_helium.gpu_executor.messages import PROTOCOL_VERSION, Owner
 
 # Settings that make two daemons different. Others travel with each stream.
-IDENTITY_SETTINGS = ("engine", "modelDirectory", "cache.memory")
+IDENTITY_SETTINGS = ("engine", "modelDirectory", "cache.memory", "kv.pin.budget")
 IDENTITY_PREFIXES = ("vllm.", "simulator.")
 
 MAX_SOCKET_PATH = 100  # sun_path has 108 bytes on Linux and 104 on macOS

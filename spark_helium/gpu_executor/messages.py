@@ -95,6 +95,8 @@ class StreamHeader(WireMessage):
     owner: the JVM that the task belongs to; None when there is none (a client run by hand).
     start_timeout: longest wait for an engine to come up, in seconds.
     idle_timeout: seconds without calls after which the daemon exits.
+    pin_min_tokens: tokens from which on the shared beginning of a call's prompts is pinned; 0: none is.
+    expected_calls: how many calls like each of these are expected to come; the stream's own are counted anyway.
     """
 
     graph: str
@@ -104,6 +106,8 @@ class StreamHeader(WireMessage):
     owner: Owner | None = None
     start_timeout: float = 600.0
     idle_timeout: float = 600.0
+    pin_min_tokens: int = 0
+    expected_calls: int = 0
 
     @classmethod
     def _from_body(cls, body: dict[str, Any]) -> Self:
@@ -144,13 +148,14 @@ COUNTER_NAMES = tuple(f.name for f in fields(Counters))
 
 @dataclass(frozen=True, slots=True)
 class Report(WireMessage):
-    """Travels with a batch of answers."""
+    """Travels with a batch of answers. ``pinned_tokens``: of the beginnings that the stream's calls share, so far."""
 
     counters: Counters
+    pinned_tokens: int = 0
 
     @classmethod
     def _from_body(cls, body: dict[str, Any]) -> Self:
-        return cls(counters=Counters(**body["counters"]))
+        return cls(counters=Counters(**body.pop("counters")), **body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +168,11 @@ class Fatal(WireMessage):
 
 @dataclass(frozen=True, slots=True)
 class EngineStatus:
-    """One engine of the daemon; ``state`` is starting, ready or failed."""
+    """One engine of the daemon; ``state`` is starting, ready or failed.
+
+    What begins with ``pin`` is :class:`~spark_helium.gpu_executor.engines.base.PinStatus`, and the tokens that the
+    pinned blocks hold.
+    """
 
     model: str
     state: str
@@ -173,6 +182,12 @@ class EngineStatus:
     kv_blocks: int = 0
     block_size: int = 0
     calls_in_flight: int = 0
+    pins: int = 0
+    pin_blocks: int = 0
+    pin_tokens: int = 0
+    pin_budget: int = 0
+    pins_released: int = 0
+    pin_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -9,6 +10,8 @@ from spark_helium.call_conditions import evaluate
 from spark_helium.call_graph import Call, CallGraph, Constraint
 from spark_helium.call_parts import InputRef
 from spark_helium.gpu_executor.call_template import CallTemplate, Cells, Column, FlawedCellError
+from spark_helium.gpu_executor.filter_order import FIRST_WINDOW, LARGEST_WINDOW, CallOrder, planned_order
+from spark_helium.gpu_executor.graph_state import GraphState
 from spark_helium.gpu_executor.messages import Counters, Fatal
 
 
@@ -18,6 +21,7 @@ class Answers:
 
     ``texts[k][p]`` is the answer of call ``k`` for row ``rows[p]``; None is NULL, or a failure when
     ``reasons[k]`` has ``p``. ``truncated[k]`` are the positions whose answer ended at ``max_tokens``.
+    ``pinned_tokens``: what the stream's calls had pinned so far.
     """
 
     rows: list[int]
@@ -25,6 +29,7 @@ class Answers:
     reasons: list[dict[int, str]]
     truncated: list[list[int]]
     counters: Counters
+    pinned_tokens: int = 0
 
     @classmethod
     def empty(cls, calls: int) -> Answers:
@@ -38,6 +43,7 @@ class RowBatch:
 
     ``open_calls[i]``: calls of row ``i`` that are not settled; the row is finished at 0.
     ``open_inputs[k][i]``: unsettled calls that prompt or guard of call ``k`` of row ``i`` read; it may start at 0.
+    ``orders[i]``: what the calls of row ``i`` wait for, where that differs from row to row.
     """
 
     first: int
@@ -46,6 +52,7 @@ class RowBatch:
     answers: list[list[str | None]]
     open_calls: list[int]
     open_inputs: list[list[int]]
+    orders: list[CallOrder] | None = None
     reasons: dict[tuple[int, int], str] = field(default_factory=dict)
     truncated: set[tuple[int, int]] = field(default_factory=set)
 
@@ -102,19 +109,25 @@ class Stream:
         cache: bool = True,
         query: str = "",
         start_timeout: float = 600.0,
+        pin_min_tokens: int = 0,
+        expected_calls: int = 0,
     ) -> None:
         self.graph = graph = replace(graph, calls=tuple(map(_with_room_for_choices, graph.calls)))
         self.cache = cache
         self.query = query
         self.start_timeout = start_timeout
+        self.account = query or f"stream {id(self)}"  # who is charged for the calls
+        self.pin_min_tokens = pin_min_tokens
+        self.expected_calls = expected_calls
+        self.pinned_tokens = 0  # of the shared beginnings of its calls
         self.closed = False
         self.templates = [CallTemplate(call) for call in graph.calls]
-        self.readers: list[list[int]] = [[] for _ in graph.calls]  # by call: the calls that read its answer
-        for call in graph.calls:
-            for dependency in call.dependencies:
-                self.readers[dependency].append(call.index)
+        self.state = GraphState(graph)  # the dispatcher puts the one of the query's other tasks here
+        self._planned = planned_order(graph)
         self._deliver = deliver
         self._arrived = 0
+        self._backlog: deque[tuple[RowBatch, int]] = deque()  # batches with the first row that has not begun
+        self._window = FIRST_WINDOW
         self._finished = Answers.empty(len(graph.calls))
 
     @property
@@ -127,25 +140,64 @@ class Stream:
         """Whether rows finished since the last publication."""
         return bool(self._finished.rows)
 
+    @property
+    def has_backlog(self) -> bool:
+        """Whether rows have arrived that have not begun."""
+        return bool(self._backlog)
+
     def arrive(self, inputs: list[Column], size: int) -> list[CallGroup]:
-        """Take in rows; returns the calls that can start. Calls that are NULL from the start are settled."""
+        """Take in rows; returns the calls that can start. Calls that are NULL from the start are settled.
+
+        Where filters may be re-ordered only a window of rows begins; the others wait for :meth:`more`.
+        """
         calls = self.graph.calls
+        dependencies, filters = self._planned.dependencies, self.state.filters
         batch = RowBatch(
             first=self._arrived,
             size=size,
             inputs=inputs,
             answers=[[None] * size for _ in calls],
             open_calls=[len(calls)] * size,
-            open_inputs=[[len(call.dependencies)] * size if call.dependencies else [] for call in calls],
+            open_inputs=[[len(read)] * size if read or filters else [] for read in dependencies],
+            orders=[self._planned] * size if filters else None,
         )
         self._arrived += size
+        if not calls:
+            self._finished.rows.extend(range(batch.first, self._arrived))
+        if filters is None:
+            return self._begin(batch, self._planned, range(size))
+        self._backlog.append((batch, 0))
+        return self.more() if len(self._backlog) == 1 else []
+
+    def more(self) -> list[CallGroup]:
+        """Begin the next window of rows that wait, in the order of filters that is best by now."""
+        groups: list[CallGroup] = []
+        while self._backlog and not groups:
+            filters = self.state.filters
+            assert filters is not None, "only filters make rows wait"
+            batch, start = self._backlog.popleft()
+            stop = min(batch.size, start + self._window)
+            if stop < batch.size:
+                self._backlog.appendleft((batch, stop))
+            self._window = min(2 * self._window, LARGEST_WINDOW)
+            filters.revise()
+            groups = self._begin(batch, filters.current, range(start, stop))
+        return groups
+
+    def _begin(self, batch: RowBatch, order: CallOrder, window: range) -> list[CallGroup]:
+        """The calls of a window of rows that can start."""
+        inputs = batch.inputs
+        if batch.orders is not None and order is not self._planned:
+            for row in window:
+                batch.orders[row] = order
+            for open_inputs, read in zip(batch.open_inputs, order.dependencies, strict=True):
+                open_inputs[window.start : window.stop] = [len(read)] * len(window)
         groups = []
-        for template in self.templates:
-            if template.call.dependencies:
+        for template, guard, read in zip(self.templates, order.guards, order.dependencies, strict=True):
+            if read:
                 continue
             k = template.call.index
-            rows = list(range(size))
-            guard = template.call.guard
+            rows = list(window)
             if isinstance(guard, InputRef):
                 rows = [row for row in rows if inputs[guard.index][row]]
             for column in (inputs[index] for index in template.inputs):
@@ -157,13 +209,11 @@ class Stream:
                 rows = [row for row in rows if self._guard_is_true(batch, k, row)]
             if rows:
                 groups.append(CallGroup(self, batch, k, rows))
-            if len(rows) < size:
+            if len(rows) < len(window):
                 present = set(rows)
-                for row in range(size):
+                for row in window:
                     if row not in present:
                         groups.extend(self.settle(batch, k, row))
-        if not calls:
-            self._finished.rows.extend(range(batch.first, self._arrived))
         return groups
 
     def settle(
@@ -184,7 +234,7 @@ class Stream:
         if reason:
             batch.reasons[k, row] = reason
         opened: list[CallGroup] = []
-        for reader in self.readers[k]:
+        for reader in self._order(batch, row).readers[k]:
             batch.open_inputs[reader][row] -= 1
             if batch.open_inputs[reader][row] == 0:
                 null = self.templates[reader].is_null(batch.inputs, batch.answers, row)
@@ -197,13 +247,18 @@ class Stream:
             self._finish(batch, row)
         return opened
 
+    def _order(self, batch: RowBatch, row: int) -> CallOrder:
+        return self._planned if batch.orders is None else batch.orders[row]
+
     def _guard_is_true(self, batch: RowBatch, k: int, row: int) -> bool:
         """Whether the guard lets the call run. A guard that cannot be evaluated is a failure of the call."""
-        guard = self.graph.calls[k].guard
+        guard = self._order(batch, row).guards[k]
         if guard is None:
             return True
         try:
-            return evaluate(guard, Cells(batch.inputs, batch.answers, row)) is True
+            passed = evaluate(guard, Cells(batch.inputs, batch.answers, row)) is True
+            self.state.guarded(k, passed)
+            return passed
         except FlawedCellError as e:
             reason = str(e)
         except Exception as e:  # this thread serves all streams: a wrong graph must not end it
@@ -214,6 +269,8 @@ class Stream:
 
     def _finish(self, batch: RowBatch, row: int) -> None:
         finished = self._finished
+        if self.state.filters is not None:
+            self.state.filters.observe_row(Cells(batch.inputs, batch.answers, row))
         if batch.truncated or batch.reasons:
             position = len(finished.rows)
             for k in range(len(finished.texts)):
@@ -232,6 +289,7 @@ class Stream:
         finished = self._finished
         if finished.rows:
             self._finished = Answers.empty(len(self.graph.calls))
+            finished.pinned_tokens = self.pinned_tokens
             self._deliver(finished)
         return len(finished.rows)
 

@@ -30,10 +30,22 @@ class PlainRenderer(PromptRenderer):
 
 
 class ScriptedEngine(Engine):
-    """Answers ``<prompt>`` in brackets. With ``hold`` set, an answer waits until its prompt is released."""
+    """Answers ``answer(prompt)``, the prompt in brackets.
 
-    def __init__(self, model: str = "m", max_model_len: int = 200, hold: Callable[[str], bool] = lambda _: False):
+    With ``hold`` set, an answer waits until its prompt is released.
+    """
+
+    def __init__(
+        self,
+        model: str = "m",
+        max_model_len: int = 200,
+        hold: Callable[[str], bool] = lambda _: False,
+        max_num_seqs: int = 256,
+        answer: Callable[[str], str] = lambda prompt: f"<{prompt}>",
+    ):
         self.model = model
+        self.max_num_seqs = max_num_seqs
+        self.answer = answer
         self.max_model_len = max_model_len
         self.hold = hold
         self.submitted: list[str] = []
@@ -46,7 +58,8 @@ class ScriptedEngine(Engine):
 
     @property
     def info(self) -> EngineInfo:
-        return EngineInfo("scripted", self.model, f"print-{self.model}", self.max_model_len, 16, 100, "1")
+        fingerprint = f"print-{self.model}"
+        return EngineInfo("scripted", self.model, fingerprint, self.max_model_len, 16, 100, "1", self.max_num_seqs)
 
     @property
     def renderer(self) -> PromptRenderer:
@@ -85,7 +98,7 @@ class ScriptedEngine(Engine):
                 out.append(EngineResult(id_, error="the engine refused it"))
             else:
                 tokens = token_count(request.tokens)
-                out.append(EngineResult(id_, f"<{prompt}>", tokens, 2, 3, truncated="cut" in prompt))
+                out.append(EngineResult(id_, self.answer(prompt), tokens, 2, 3, truncated="cut" in prompt))
         return out
 
     def abort(self, ids: Sequence[int]) -> None:

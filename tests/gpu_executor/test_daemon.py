@@ -93,6 +93,31 @@ def test_rows_there_and_back(daemons: DaemonDirectory):
     until(lambda: daemons.status(settings).streams == 0, "the end of the stream")
 
 
+def test_pins_of_a_stream_and_their_state(daemons: DaemonDirectory):
+    rules = "Judge the review with care, and give your reasons in full sentences. " * 10
+    graph = CallGraph((Call(0, "m", (Message("system", (rules,)), Message("user", (InputRef(0),))), Sampling(16)),), 1)
+    settings = daemons.settings(kv_pin_min_tokens="100")
+    with open_stream(settings, graph) as stream:
+        stream.send(rows("a", "b"))
+        assert select.select([stream], [], [], 15)[0]
+        (item,) = stream.receive()
+        assert isinstance(item, AnswerBatch)
+        pinned = item.pinned_tokens
+        assert 170 <= pinned <= 180
+        assert item.counters.cached_prompt_tokens == pinned  # of the second row
+    (engine,) = daemons.status(settings).engines
+    assert (engine.pins, engine.pin_tokens, engine.pin_blocks, engine.pin_reason) == (1, pinned, pinned // 16, "")
+    for off in ({"kv_pin_enabled": "false"}, {"kv_pin_min_tokens": "1000"}):
+        other = daemons.settings(**off)
+        with open_stream(other, graph) as stream:
+            stream.send(rows("c", "d"))
+            assert select.select([stream], [], [], 15)[0]
+            (item,) = stream.receive()
+            assert isinstance(item, AnswerBatch)
+            assert item.pinned_tokens == 0
+    assert daemons.status(settings).rows_answered == 6  # one daemon: only the budget is the engine's
+
+
 def test_eight_at_once_start_one(daemons: DaemonDirectory):
     settings = daemons.settings()
     code = (
@@ -138,6 +163,8 @@ def test_engine_settings_make_another_daemon_and_others_do_not(daemons: DaemonDi
     for name in ("simulator_kv_blocks", "vllm_block_size", "cache_memory"):
         assert lifecycle.identity(daemons.settings(**{name: "128m" if name == "cache_memory" else "77"})) != base
     assert lifecycle.identity(daemons.settings(engine="vllm")) != base
+    assert lifecycle.identity(daemons.settings(kv_pin_budget="0.5")) != base
+    assert lifecycle.identity(daemons.settings(kv_pin_min_tokens="1", kv_pin_enabled="false")) == base
     assert lifecycle.identity(daemons.settings(cache_enabled="false", max_tokens="3", model="other")) == base
     assert lifecycle.identity(daemons.settings(executor_idle_timeout="600s", cache_memory="262144k")) == base
 

@@ -17,6 +17,7 @@ from spark_helium.gpu_executor.arrays import FlawedColumn
 from spark_helium.gpu_executor.dispatcher import Dispatcher
 from spark_helium.gpu_executor.engines.base import Engine
 from spark_helium.gpu_executor.messages import Counters, Fatal
+from spark_helium.gpu_executor.ready_queue import RUN_OF_A_QUERY, SPARE_CALLS
 from spark_helium.gpu_executor.stream import Answers, Stream
 from tests.gpu_executor.scripted_engine import ScriptedEngine
 
@@ -174,7 +175,7 @@ def test_no_barrier_between_calls(benches):
     bench.dispatcher.feed(stream, [["slow", "fast"], ["1", "2"]], 2)
     inbox.wait(1)
     assert inbox.order == [1]
-    assert bench.engine().submitted == ["user:a slow", "user:a fast", "user:b <user:a fast> 2"]
+    assert bench.engine().submitted == ["user:a fast", "user:a slow", "user:b <user:a fast> 2"]
     bench.engine().release("user:a slow")
     inbox.wait(2)
 
@@ -248,6 +249,113 @@ def test_glue_between_calls(benches):
     assert inbox.reasons == {(3, 0): "the engine refused it", (3, 2): "the engine refused it"}
 
 
+class TestOrder:
+    def test_prompts_with_a_common_prefix_meet_across_tasks_and_the_engine_queue_stays_short(self, benches):
+        bench = benches(lambda m: ScriptedEngine(m, hold=lambda prompt: True, max_num_seqs=4))
+        room = 4 + SPARE_CALLS
+        blocker, _ = bench.open(query="q")
+        bench.dispatcher.feed(blocker, [[f"0{i:02}" for i in range(room)]], room)
+        until(lambda: len(bench.engine().submitted) == room)
+        inboxes = []
+        for task in range(2):
+            stream, inbox = bench.open(query="q")
+            bench.dispatcher.feed(stream, [[f"{i % 5} of {task} number {i}" for i in range(40)]], 40)
+            inboxes.append(inbox)
+        bench.dispatcher.status()
+        assert len(bench.engine().submitted) == room
+        bench.engine().hold = lambda prompt: False
+        bench.engine().release()
+        for inbox in inboxes:
+            inbox.wait(40)
+        visited = [prompt.removeprefix("user:ask ")[0] for prompt in bench.engine().submitted[room:]]
+        assert visited == sorted(visited)
+
+    def test_two_queries_share(self, benches):
+        bench = benches(lambda m: ScriptedEngine(m, hold=lambda prompt: True, max_num_seqs=4))
+        first, _ = bench.open(query="first")
+        bench.dispatcher.feed(first, [[f"a{i:03}" for i in range(300)]], 300)
+        second, inbox = bench.open(query="second")
+        bench.dispatcher.feed(second, [[f"b{i:03}" for i in range(20)]], 20)
+        until(lambda: len(bench.engine().submitted) == 4 + SPARE_CALLS)
+        bench.dispatcher.status()
+        bench.engine().hold = lambda prompt: False
+        bench.engine().release()
+        inbox.wait(20)
+        last = max(i for i, prompt in enumerate(bench.engine().submitted) if "ask b" in prompt)
+        assert last < 4 + SPARE_CALLS + 3 * RUN_OF_A_QUERY
+
+    def test_a_call_goes_on_from_the_prefix_that_its_row_left(self, benches):
+        held = "user:0"
+        bench = benches(
+            lambda m: ScriptedEngine(
+                m, hold=lambda prompt: prompt.startswith(held), max_num_seqs=1, answer=lambda prompt: "ok"
+            )
+        )
+        text = InputRef(0)
+        graph = CallGraph((call(0, text, " first"), call(1, text, " second ", CallRef(0))), 1)
+        stream, inbox = bench.open(graph)
+        rows = [f"{i:02} " + 40 * "x" for i in range(30)]
+        bench.dispatcher.feed(stream, [rows], 30)
+        until(lambda: len(bench.engine().submitted) == 1 + SPARE_CALLS)
+        held = "nothing"
+        bench.engine().release()
+        inbox.wait(30)
+        numbers = [prompt.removeprefix("user:")[:2] for prompt in bench.engine().submitted]
+        between = [numbers.index(n, numbers.index(n) + 1) - numbers.index(n) for n in sorted(set(numbers))]
+        assert max(between) < 30  # not first all rows' first calls, then all rows' second ones
+
+    def test_calls_of_a_stream_that_ends_leave_the_queue(self, benches):
+        bench = benches(lambda m: ScriptedEngine(m, hold=lambda prompt: True, max_num_seqs=1))
+        stream, _ = bench.open()
+        bench.dispatcher.feed(stream, [[f"{i:03}" for i in range(100)]], 100)
+        until(lambda: len(bench.engine().submitted) == 1 + SPARE_CALLS)
+        bench.dispatcher.close(stream)
+        until(lambda: len(bench.engine().aborted) == 1 + SPARE_CALLS)
+        assert bench.dispatcher.status().calls_in_flight == 0
+        bench.engine().hold = lambda prompt: False
+        bench.run(ONE, ["more"])
+        assert bench.engine().submitted[-1] == "user:ask more"
+        assert len(bench.engine().submitted) == 2 + SPARE_CALLS
+
+
+class TestFilters:
+    @staticmethod
+    def yes(k: int) -> Equal:
+        return Equal((CallRef(k),), ("yes",))
+
+    def test_are_ordered_by_what_the_rows_show(self, benches):
+        # The planner has the first condition first, which drops nothing.
+        def answer(prompt: str) -> str:
+            return "yes" if "first" in prompt else "no"
+
+        first, second = self.yes(0), self.yes(1)
+        calls = (call(0, "first ", InputRef(0)), call(1, "second ", InputRef(0), guard=first))
+        rows = [str(i) for i in range(2000)]
+        sent = {}
+        for filters in ((), (first, second)):
+            bench = benches(lambda m: ScriptedEngine(m, max_num_seqs=8, answer=answer))
+            inbox = bench.run(CallGraph(calls, 1, filters), rows, query="q")
+            kept = [row for row, texts in inbox.texts.items() if texts == ["yes", "yes"]]
+            assert kept == []
+            sent[filters] = len(bench.engine().submitted)
+        assert sent[()] == 4000
+        assert sent[first, second] < 2400  # the second condition for all, the first for those before the change
+
+    def test_what_one_task_saw_another_one_uses(self, benches):
+        first, second = self.yes(0), self.yes(1)
+        calls = (call(0, "first ", InputRef(0)), call(1, "second ", InputRef(0), guard=first))
+        graph = CallGraph(calls, 1, (first, second))
+        bench = benches(
+            lambda m: ScriptedEngine(m, max_num_seqs=8, answer=lambda prompt: "yes" if "first" in prompt else "no")
+        )
+        keeps, _ = bench.open(graph, query="q")
+        bench.run(graph, [str(i) for i in range(500)], query="q")
+        before = len(bench.engine().submitted)
+        bench.run(graph, [str(i) for i in range(1000, 1100)], query="q")
+        assert len(bench.engine().submitted) == before + 100
+        bench.dispatcher.close(keeps)
+
+
 class TestGuards:
     def test_condition_over_columns(self, benches):
         guard = And((InputRef(1), Or((Not(Equal((InputRef(0),), ("y",))), IsNull((InputRef(2),))))))
@@ -282,7 +390,7 @@ class TestGuards:
             2: [None, None],
             3: [None, None],
         }
-        assert bench.engine().submitted == ["user:a x", "user:a y", "user:a refused", "user:b 1"]
+        assert bench.engine().submitted == ["user:a refused", "user:a x", "user:a y", "user:b 1"]
         assert inbox.counters.calls_requested == 4
 
     def test_waits_for_the_answers_that_it_reads(self, benches):
@@ -494,7 +602,7 @@ class TestSingleFlight:
         bench.engine().release("user:ask x")
         inbox.wait(1)
         assert inbox.counters == Counters(1, 1, 0, len("user:ask x"), 2, 3, 0)
-        assert bench.engine().submitted == ["user:ask x", "user:ask alone"]
+        assert bench.engine().submitted == ["user:ask alone", "user:ask x"]
 
 
 def test_closed_stream_is_aborted_and_forgotten(benches):

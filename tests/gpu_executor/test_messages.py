@@ -20,10 +20,11 @@ from spark_helium.gpu_executor.messages import (
 
 COUNTERS = Counters(1, 2, 3, 4, 5, 6, 7)
 MESSAGES = [
-    StreamHeader('{"calls":[]}', False, "q", "app", Owner(12, 1700000000.25), 5.0, 6.0),
+    StreamHeader('{"calls":[]}', False, "q", "app", Owner(12, 1700000000.25), 5.0, 6.0, 128, 1000),
     StreamHeader("{}"),
     Accepted(1),
     Report(COUNTERS),
+    Report(COUNTERS, 992),
     Fatal("because ☃", "m"),
     Status(1, "0.1", "ab", 1.5, 0.5, True, 1, 2, 3, COUNTERS, 4, 5, 6, (7, 8), (EngineStatus("m", "ready"),)),
 ]

@@ -9,6 +9,7 @@ import org.apache.spark.api.python.PythonEvalType
 import org.apache.spark.rdd.RDD
 import org.apache.spark.sql.catalyst.InternalRow
 import org.apache.spark.sql.catalyst.expressions._
+import org.apache.spark.sql.catalyst.plans.QueryPlan
 import org.apache.spark.sql.catalyst.plans.physical.Partitioning
 import org.apache.spark.sql.execution.{SparkPlan, UnaryExecNode}
 import org.apache.spark.sql.execution.metric.{SQLMetric, SQLMetrics}
@@ -32,12 +33,16 @@ import org.apache.spark.sql.types.{StringType, StructField, StructType}
  * The invariant that keeps it right: the Python worker returns exactly one struct per input row, in
  * the order of the input. The struct holds `c0 .. cN`, the answers; `usage`, what was counted since
  * the last batch (NULL on most rows); and `failure`, which ends the query.
+ *
+ * @param filters conditions of the filter above, in any order; for a row that one of them drops the
+ *   answers need not be there
  */
 case class EvalLLMExec(
     calls: Seq[LLMCall],
     answers: Seq[Attribute],
     child: SparkPlan,
-    notes: Seq[RuleNote] = Nil)
+    notes: Seq[RuleNote] = Nil,
+    filters: Seq[Expression] = Nil)
   extends UnaryExecNode
   with PythonSQLMetrics {
 
@@ -51,7 +56,8 @@ case class EvalLLMExec(
 
   override protected def doCanonicalize(): SparkPlan = {
     val (canonicalCalls, canonicalAnswers) = EvalLLM.canonicalized(calls, answers, child.output)
-    EvalLLMExec(canonicalCalls, canonicalAnswers, child.canonicalized)
+    EvalLLMExec(canonicalCalls, canonicalAnswers, child.canonicalized,
+      filters = filters.map(QueryPlan.normalizeExpressions(_, output)))
   }
 
   override def additionalMetrics: Map[String, SQLMetric] = EvalLLMExec.metrics(this)
@@ -91,7 +97,7 @@ case class EvalLLMExec(
   private val jobArtifactUUID = JobArtifactSet.getCurrentJobArtifactState.map(_.uuid)
 
   override protected def doExecute(): RDD[InternalRow] = {
-    val graph = CallGraph.of(calls, answers)
+    val graph = CallGraph.of(calls, answers, filters)
     // A graph without columns still needs one, so that the worker knows the number of rows.
     val inputs = if (graph.inputs.isEmpty) Seq(Literal.TrueLiteral) else graph.inputs
     val returnType = EvalLLMExec.returnType(calls)

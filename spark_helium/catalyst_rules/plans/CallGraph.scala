@@ -15,18 +15,21 @@ import org.apache.spark.sql.helium.expressions._
  *
  * @param inputs expressions over the child's output, each once
  * @param calls the calls, their slots resolved to inputs or earlier calls
+ * @param filters conditions in any order; a row for which one is not true is dropped, see [[LLMFilters]]
  */
-case class CallGraph(inputs: Seq[Expression], calls: Seq[CallGraph.Node]) {
+case class CallGraph(
+    inputs: Seq[Expression], calls: Seq[CallGraph.Node], filters: Seq[JValue] = Nil) {
 
   def toJson: JValue = JObject(
     "version" -> JInt(CallGraph.version),
     "inputs" -> JInt(inputs.size),
-    "calls" -> JArray(calls.map(_.toJson).toList))
+    "calls" -> JArray(calls.map(_.toJson).toList),
+    "filters" -> JArray(filters.toList))
 }
 
 object CallGraph {
 
-  val version = 2
+  val version = 3
 
   /**
    * @param arguments the parts of each argument's text, see [[Glue]]
@@ -75,7 +78,8 @@ object CallGraph {
   }
 
   /** The graph of calls that [[CallLevels]] holds for one. */
-  def of(calls: Seq[LLMCall], answers: Seq[Attribute]): CallGraph = {
+  def of(
+      calls: Seq[LLMCall], answers: Seq[Attribute], filters: Seq[Expression] = Nil): CallGraph = {
     val inputs = mutable.ArrayBuffer.empty[Expression]
     val known = answers.map(_.exprId).zip(calls.zipWithIndex.map(_.swap)).toMap
     def input(e: Expression): Int = {
@@ -89,7 +93,8 @@ object CallGraph {
       Node(c, c.arguments.map(a => found(a, glue.text(a))),
         c.guard.map(g => found(g, glue.condition(g))))
     }
-    CallGraph(inputs.toSeq, nodes)
+    val conditions = filters.map(f => found(f, glue.condition(f)))
+    CallGraph(inputs.toSeq, nodes, conditions)
   }
 
   /** What the calls read from below, each once, in the order in which the prompts do. */

@@ -2,7 +2,7 @@ package org.apache.spark.sql.helium.rules
 
 import org.apache.spark.sql.catalyst.expressions._
 import org.apache.spark.sql.catalyst.plans.logical._
-import org.apache.spark.sql.helium.expressions.{ExpressionSize, LLMCall}
+import org.apache.spark.sql.helium.expressions.{ExpressionSize, LLMCall, Predicates}
 import org.apache.spark.sql.helium.plans.EvalLLM
 
 /**

@@ -3,6 +3,7 @@ package org.apache.spark.sql.helium.rules
 import org.apache.spark.sql.catalyst.expressions._
 import org.apache.spark.sql.catalyst.plans.LeftOuter
 import org.apache.spark.sql.catalyst.plans.logical._
+import org.apache.spark.sql.helium.expressions.Predicates
 import org.apache.spark.sql.helium.{HeliumConf, HeliumRule}
 import org.apache.spark.sql.helium.plans.{CallGraph, EvalLLM}
 import org.apache.spark.sql.helium.statistics.PlanEstimates

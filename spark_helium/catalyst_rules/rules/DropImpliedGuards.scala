@@ -3,6 +3,7 @@ package org.apache.spark.sql.helium.rules
 import org.apache.spark.sql.catalyst.expressions.{Attribute, Expression}
 import org.apache.spark.sql.catalyst.plans.logical._
 import org.apache.spark.sql.helium.HeliumRule
+import org.apache.spark.sql.helium.expressions.Predicates
 import org.apache.spark.sql.helium.plans.EvalLLM
 
 /**

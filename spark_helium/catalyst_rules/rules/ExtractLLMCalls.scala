@@ -8,7 +8,7 @@ import org.apache.spark.sql.catalyst.plans.{Cross, Inner, InnerLike}
 import org.apache.spark.sql.catalyst.plans.logical._
 import org.apache.spark.sql.catalyst.rules.Rule
 import org.apache.spark.sql.helium.HeliumErrors
-import org.apache.spark.sql.helium.expressions.{CannotFail, LLMCall}
+import org.apache.spark.sql.helium.expressions.{CannotFail, LLMCall, Predicates}
 import org.apache.spark.sql.helium.plans.EvalLLM
 
 /**

@@ -5,8 +5,8 @@ import scala.collection.mutable
 import org.apache.spark.sql.catalyst.expressions._
 import org.apache.spark.sql.catalyst.plans.logical._
 import org.apache.spark.sql.helium.HeliumRule
-import org.apache.spark.sql.helium.expressions.{CannotFail, LLMCall}
-import org.apache.spark.sql.helium.plans.EvalLLM
+import org.apache.spark.sql.helium.expressions.{CannotFail, LLMCall, Predicates}
+import org.apache.spark.sql.helium.plans.{EvalLLM, LLMFilters}
 import org.apache.spark.sql.helium.statistics.{CallEstimates, PlanEstimates}
 
 /**
@@ -36,8 +36,7 @@ object OrderLLMFilters extends HeliumRule("orderLLMFilters") {
 
   override protected def rewrite(plan: LogicalPlan): LogicalPlan = plan.transformUp {
     case f @ Filter(condition, node: EvalLLM) =>
-      val usable = Predicates.distinct(Predicates.conjuncts(condition)
-        .takeWhile(_.deterministic).filter(c => Predicates.isMovable(c) && CannotFail(c)))
+      val usable = Predicates.distinct(LLMFilters.free(condition))
       val reading = usable.filter(_.references.exists(node.answers.contains))
       if (reading.isEmpty) f
       else if (!node.calls.forall(_.deterministic)) {

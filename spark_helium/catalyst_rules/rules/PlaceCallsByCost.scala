@@ -4,7 +4,7 @@ import org.apache.spark.sql.catalyst.expressions._
 import org.apache.spark.sql.catalyst.plans._
 import org.apache.spark.sql.catalyst.plans.logical._
 import org.apache.spark.sql.helium.HeliumRule
-import org.apache.spark.sql.helium.expressions.LLMCall
+import org.apache.spark.sql.helium.expressions.{LLMCall, Predicates}
 import org.apache.spark.sql.helium.plans.EvalLLM
 import org.apache.spark.sql.helium.statistics.{CallEstimates, PlanEstimates}
 

@@ -4,6 +4,7 @@ import org.apache.spark.sql.catalyst.expressions._
 import org.apache.spark.sql.catalyst.plans.{LeftAnti, LeftSemi}
 import org.apache.spark.sql.catalyst.plans.logical._
 import org.apache.spark.sql.helium.HeliumRule
+import org.apache.spark.sql.helium.expressions.Predicates
 import org.apache.spark.sql.helium.plans.{EvalLLM, SharedCalls}
 
 /**

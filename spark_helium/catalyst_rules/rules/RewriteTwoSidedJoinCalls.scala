@@ -6,7 +6,7 @@ import org.apache.spark.sql.catalyst.expressions._
 import org.apache.spark.sql.catalyst.plans._
 import org.apache.spark.sql.catalyst.plans.logical._
 import org.apache.spark.sql.catalyst.rules.Rule
-import org.apache.spark.sql.helium.expressions.{CannotFail, LLMCall}
+import org.apache.spark.sql.helium.expressions.{CannotFail, LLMCall, Predicates}
 import org.apache.spark.sql.types._
 
 /**

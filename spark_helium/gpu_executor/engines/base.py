@@ -61,6 +61,7 @@ class EngineInfo:
     max_model_len: most tokens that a prompt and its answer may have together.
     block_size: tokens per KV block; prefixes are shared in whole blocks.
     kv_blocks: KV blocks that the engine owns.
+    max_num_seqs: most calls that run at once.
     """
 
     engine: str
@@ -70,6 +71,43 @@ class EngineInfo:
     block_size: int
     kv_blocks: int
     version: str
+    max_num_seqs: int = 256
+
+
+@dataclass(frozen=True, slots=True)
+class PinStatus:
+    """What an engine's pins are about.
+
+    Attributes
+    ----------
+    reason: why the engine pins nothing, as a sentence for the user; empty when it does.
+    budget: most KV blocks that pins may hold; 0 when the engine pins nothing.
+    pins: prefixes that are pinned as a whole.
+    blocks: KV blocks that pins hold, each counted once.
+    released: times that a pin gave its blocks to a call that needed them.
+    """
+
+    reason: str = ""
+    budget: int = 0
+    pins: int = 0
+    blocks: int = 0
+    released: int = 0
+
+
+def pin_budget(fraction: float, blocks: int, block_size: int, max_model_len: int) -> PinStatus:
+    """How many of an engine's ``blocks`` KV blocks pins may hold: a fraction, leaving room for the longest call.
+
+    >>> pin_budget(0.25, blocks=1000, block_size=16, max_model_len=4096).budget
+    250
+    >>> pin_budget(0.25, blocks=256, block_size=16, max_model_len=4096).reason
+    'its 256 KV blocks hold little more than one call of 4096 tokens'
+    """
+    if fraction == 0:
+        return PinStatus("spark.helium.kv.pin.budget is 0")
+    budget = min(int(fraction * blocks), blocks - -(-max_model_len // block_size) - 1)
+    if budget < 1:
+        return PinStatus(f"its {blocks} KV blocks hold little more than one call of {max_model_len} tokens")
+    return PinStatus(budget=budget)
 
 
 @dataclass(slots=True)  # not frozen: a frozen one takes twice as long to create, and there is one per call
@@ -157,6 +195,26 @@ class Engine(ABC):
     @abstractmethod
     def abort(self, ids: Sequence[RequestId]) -> None:
         """Stop these requests. None of them comes back from a later poll. Unknown ids are ignored."""
+
+    def pin(self, prefixes: Sequence[Tokens]) -> None:  # noqa: B027
+        """Pin these prefixes, the most valuable first, and no others.
+
+        A pinned prefix stays in the KV cache: its full blocks are not evicted. Nothing is computed for a pin. It takes
+        blocks as soon as a call has computed them, and again if it lost them. It never holds up a call: where a call
+        needs its blocks, the least valuable pin gives them up first. Prefixes that share their head hold it once.
+        What does not fit into the budget of :attr:`pins` is not pinned.
+
+        An engine that cannot pin ignores this, and :attr:`pins` says why.
+        """
+
+    def unpin(self) -> None:
+        """Give the blocks of all pins back."""
+        self.pin(())
+
+    @property
+    def pins(self) -> PinStatus:
+        """The state of the pins, as last heard; does not wait for the model."""
+        return PinStatus(f"the engine {self.info.engine} does not pin prefixes")
 
     @abstractmethod
     def wake(self) -> None:

@@ -1,8 +1,9 @@
 """A deterministic engine without a model: for tests, for planning, and for measuring everything around it.
 
 What is real: the answers obey the constraint (:mod:`.answers`), prompts are tokens, a prefix is cached in
-whole blocks with least-recently-used eviction (:mod:`.prefix_cache`), calls queue for a bounded number of
-sequences. What is a model is time::
+whole blocks with least-recently-used eviction unless a pin holds it (:mod:`.prefix_cache`), calls queue for a bounded
+number of sequences. Running calls hold no blocks, so calls never wait for KV, and pins never give way. What is a
+model is time::
 
     arrival ──waits──▶ prefill: one prompt at a time ──▶ decode: all sequences side by side ──▶ result
                        uncached tokens × prefillMicros    output tokens × decodeMicros
@@ -20,6 +21,7 @@ import re
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from heapq import heapify, heappop, heappush
 
 from spark_helium.conf import Settings
@@ -31,11 +33,13 @@ from spark_helium.gpu_executor.engines.base import (
     EngineInfo,
     EngineRequest,
     EngineResult,
+    PinStatus,
     PromptRenderer,
     RenderedMessage,
     RenderError,
     RequestId,
     Tokens,
+    pin_budget,
 )
 from spark_helium.gpu_executor.engines.prefix_cache import PrefixCache
 from spark_helium.gpu_executor.engines.rendering import ROLE_PATTERN, bad_role, too_long
@@ -103,8 +107,11 @@ class SimulatorEngine(Engine):
         self._real_time: bool = given["realTime"]
         self._refused: bytes = given["failPattern"].encode()
         self._block_size: int = given["blockSize"]
-        self._cache = PrefixCache(given["kvBlocks"], self._block_size)
         self._max_model_len: int = min(given["maxModelLen"], given["kvBlocks"] * self._block_size)
+        self._pins = pin_budget(
+            settings["kv.pin.budget"], given["kvBlocks"], self._block_size, max_model_len=self._max_model_len
+        )
+        self._cache = PrefixCache(given["kvBlocks"], self._block_size, self._pins.budget)
         self._info = EngineInfo(
             engine="simulator",
             model=model,
@@ -113,6 +120,7 @@ class SimulatorEngine(Engine):
             block_size=self._block_size,
             kv_blocks=given["kvBlocks"],
             version=_VERSION,
+            max_num_seqs=self._max_num_seqs,
         )
         self._renderer = SimulatorRenderer()
         self._started = time.monotonic()
@@ -189,6 +197,15 @@ class SimulatorEngine(Engine):
         self._running = [entry for entry in self._running if entry[2].id not in gone]
         heapify(self._running)
         self._ready = [result for result in self._ready if result.id not in gone]
+
+    def pin(self, prefixes: Sequence[Tokens]) -> None:
+        if not self._pins.reason:
+            self._cache.pin(prefixes)
+
+    @property
+    def pins(self) -> PinStatus:
+        table = self._cache.pins
+        return replace(self._pins, pins=table.pinned, blocks=table.blocks, released=table.released)
 
     def wake(self) -> None:
         self._wake.set()

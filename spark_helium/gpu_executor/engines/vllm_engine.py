@@ -1,4 +1,6 @@
-"""vLLM's asynchronous V1 engine behind the :class:`Engine` interface. All contact with vLLM is in this file.
+"""vLLM's asynchronous V1 engine behind the :class:`Engine` interface.
+
+All contact with vLLM is in this file, and with its internals in :mod:`.vllm_pins`.
 
 ::
 
@@ -27,7 +29,7 @@ import queue
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,13 +46,16 @@ from spark_helium.errors import (
     ModelNotFoundError,
 )
 from spark_helium.gpu_executor import models
+from spark_helium.gpu_executor.engines import vllm_pins
 from spark_helium.gpu_executor.engines.base import (
     Engine,
     EngineInfo,
     EngineRequest,
     EngineResult,
+    PinStatus,
     PromptRenderer,
     RequestId,
+    Tokens,
     token_count,
     unpack_tokens,
 )
@@ -64,6 +69,7 @@ _DEFAULT_MAX_MODEL_LEN = 4096
 _CPU_BLOCK_SIZE = 32  # vLLM's 128 on a CPU would share no prefix shorter than that; 16 is unsafe there
 _CPU_MAX_NUM_SEQS = 64
 _SHUTDOWN_SECONDS = 30.0
+_PIN_REPORT_SECONDS = 0.2  # how long after a call the state of the pins is asked for
 _MAX_PLANS = 1024
 _STRUCTURED_OUTPUTS = "xgrammar"
 # One engine of this process starts at a time: starting borrows the output streams and the environment.
@@ -92,6 +98,8 @@ class VllmEngine(Engine):
         self._plans: dict[tuple[Sampling, Constraint | None], Any] = {}  # the loop's thread only
         self._death: str | None = None
         self._closed = False
+        self._pins = PinStatus()  # as last heard; replaced by the loop's thread
+        self._pin_tasks: set[asyncio.Task[None]] = set()  # the loop's thread only
         self._tap = OutputTap()
         on_cpu = is_cpu_build()
         path = models.resolve(model, settings)
@@ -107,8 +115,13 @@ class VllmEngine(Engine):
                 config = _engine_config(self._api, engine_arguments(path, settings, on_cpu=on_cpu), settings)
                 # Before the engine, as it is quick and may fail: the model may lack a chat template.
                 renderer: PromptRenderer = ChatTemplateRenderer(_load_tokenizer(config.model_config), model)
+                fraction = settings["kv.pin.budget"]
+                self._pins = PinStatus(vllm_pins.choose_scheduler(config, fraction))
                 self._thread.start()
                 self._engine = asyncio.run_coroutine_threadsafe(self._start(config), self._loop).result()
+                if not self._pins.reason:
+                    starting_pins = vllm_pins.start(self._engine, fraction)
+                    self._pins = asyncio.run_coroutine_threadsafe(starting_pins, self._loop).result()
                 children = set(multiprocessing.active_children()) - others
                 self._reaper = Reaper([child.pid for child in children if child.pid is not None])
             self._renderer = renderer
@@ -121,7 +134,10 @@ class VllmEngine(Engine):
                 block_size=config.cache_config.block_size,
                 kv_blocks=config.cache_config.num_gpu_blocks or 0,
                 version=self._api.version,
+                max_num_seqs=config.scheduler_config.max_num_seqs,
             )
+            if self._pins.reason:
+                log.warning("prefixes are not pinned, only cached: %s", self._pins.reason)
         except HeliumError:
             self.close()
             raise
@@ -174,6 +190,15 @@ class VllmEngine(Engine):
         if gone and not self._closed:
             self._loop.call_soon_threadsafe(self._cancel, gone)
 
+    def pin(self, prefixes: Sequence[Tokens]) -> None:
+        self._check_alive()
+        if not self._pins.reason:
+            self._loop.call_soon_threadsafe(self._tell_pins, list(prefixes))
+
+    @property
+    def pins(self) -> PinStatus:
+        return self._pins
+
     def wake(self) -> None:
         self._results.put(None)
 
@@ -220,7 +245,7 @@ class VllmEngine(Engine):
         return self._api.async_llm.from_vllm_config(config, disable_log_stats=True)
 
     async def _stop(self) -> None:
-        tasks = list(self._tasks.values())
+        tasks = [*self._tasks.values(), *self._pin_tasks]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -231,6 +256,31 @@ class VllmEngine(Engine):
     def _begin(self, requests: Sequence[EngineRequest]) -> None:
         for request in requests:
             self._tasks[request.id] = self._loop.create_task(self._answer(request))
+
+    def _tell_pins(self, prefixes: list[Tokens]) -> None:
+        if self._engine is not None:
+            telling = self._loop.create_task(self._hear_of_pins(vllm_pins.pin(self._engine, prefixes)))
+            self._pin_tasks.add(telling)
+            telling.add_done_callback(self._pin_tasks.discard)
+
+    def _ask_about_pins(self) -> None:
+        """Hear of the state of the pins soon, because calls change it, and whoever reads it does not wait."""
+
+        async def ask_later() -> None:
+            await asyncio.sleep(_PIN_REPORT_SECONDS)
+            if self._engine is not None:
+                await self._hear_of_pins(vllm_pins.status(self._engine))
+
+        if not self._pins.reason and not self._pin_tasks:
+            asking = self._loop.create_task(ask_later())
+            self._pin_tasks.add(asking)
+            asking.add_done_callback(self._pin_tasks.discard)
+
+    async def _hear_of_pins(self, answer: Awaitable[PinStatus]) -> None:
+        try:
+            self._pins = await answer
+        except Exception as e:  # the engine died, which others report, or it refused: no call depends on pins
+            log.warning("vLLM does not answer about pinned prefixes: %s", _one_line(e))
 
     def _cancel(self, ids: Iterable[RequestId]) -> None:
         for request_id in ids:
@@ -264,6 +314,7 @@ class VllmEngine(Engine):
             result = EngineResult(request.id, prompt_tokens=prompt_tokens, error=reason)
         finally:
             self._tasks.pop(request.id, None)
+            self._ask_about_pins()
         self._results.put(result)
 
     def _plan(self, sampling: Sampling, constraint: Constraint | None) -> Any:

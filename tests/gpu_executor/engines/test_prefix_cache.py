@@ -66,6 +66,46 @@ def test_an_equal_block_behind_another_prefix_is_no_hit() -> None:
     assert cache.enter(pack_tokens([2, 2, 5, 5, 0])) == 0
 
 
+def test_a_pinned_prefix_survives_what_evicts_all_else() -> None:
+    cache = PrefixCache(blocks=8, block_size=2, pin_budget=4)
+    prefix, question = [1] * 6, [9, 9]
+    cache.pin([pack_tokens(prefix)])
+    assert cache.enter(pack_tokens(prefix + question)) == 0
+    for i in range(10, 20):
+        assert cache.enter(pack_tokens([i] * 10)) == 0
+    assert cache.enter(pack_tokens(prefix + question)) == 6
+    cache.pin([])
+    for i in range(20, 30):
+        cache.enter(pack_tokens([i] * 10))
+    assert cache.enter(pack_tokens(prefix + question)) == 0
+
+
+@given(
+    block_size=st.integers(1, 3),
+    room=st.integers(14, 20),
+    pinned=st.lists(prompts, max_size=3),
+    operations=st.lists(st.tuples(st.integers(0, 9), prompts), max_size=40),
+)
+def test_pins_are_never_evicted_and_leave_the_others_their_room(
+    block_size: int, room: int, pinned: list[list[int]], operations: list[tuple[int, list[int]]]
+) -> None:
+    budget = sum(len(tokens) // block_size for tokens in pinned)
+    cache = PrefixCache(room + budget, block_size, budget)
+    cache.pin([pack_tokens(tokens) for tokens in pinned])
+    seen: set[tuple[int, ...]] = set()
+    heads = {tuple(tokens[:end]) for tokens in pinned for end in range(block_size, len(tokens) + 1, block_size)}
+    for number, tokens in operations:
+        prompt = [*tokens, number]  # ten ways to go on evict a lot
+        expected = 0
+        while tuple(prompt[: expected + block_size]) in heads & seen and expected + block_size < len(prompt):
+            expected += block_size
+        assert cache.enter(pack_tokens(prompt)) >= expected
+        assert len(cache) <= room + budget
+        cache.pins.check_integrity()
+        seen |= {tuple(prompt[:end]) for end in range(block_size, len(prompt) + 1, block_size)}
+    assert cache.pins.blocks == len(heads & seen)
+
+
 @pytest.mark.parametrize(("blocks", "block_size"), [(0, 16), (16, 0)])
 def test_refuses_a_cache_without_room(blocks: int, block_size: int) -> None:
     with pytest.raises(ValueError, match="at least one block"):

@@ -23,10 +23,10 @@ class CallGraphSuite extends PlanSuite {
   test("the JSON that Python reads") {
     val first = call("Shorten {0}", body)
     equal(CallGraph.render(CallGraph.of(Seq(first), Seq(answer(first))).toJson),
-      """{"version":2,"inputs":1,"calls":[{"function":"llm","model":"smollm2-135m",""" +
+      """{"version":3,"inputs":1,"calls":[{"function":"llm","model":"smollm2-135m",""" +
       """"messages":[{"role":"user","parts":["Shorten ",{"input":0}]}],""" +
       """"sampling":{"max_tokens":16,"temperature":0.0,"top_p":1.0,"seed":null,"stop":[]},""" +
-      """"result_type":"\"string\"","fail_on_error":true,"multiplicity":1}]}""")
+      """"result_type":"\"string\"","fail_on_error":true,"multiplicity":1}],"filters":[]}""")
   }
 
   test("what the prompts read from below, in their order") {

@@ -1,11 +1,11 @@
-package org.apache.spark.sql.helium.rules
+package org.apache.spark.sql.helium.expressions
 
 import scala.collection.mutable
 
 import org.apache.spark.sql.catalyst.expressions._
 
 /** Small questions about predicates and other expressions that several rules ask. */
-private[rules] object Predicates {
+object Predicates {
 
   def conjuncts(condition: Expression): Seq[Expression] = {
     val found = mutable.ArrayBuffer.empty[Expression]

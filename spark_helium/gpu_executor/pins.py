@@ -1,0 +1,202 @@
+"""Which beginnings of prompts are worth their place in an engine's KV cache.
+
+A prefix is worth the tokens that it saves times the calls that are expected to begin with it. What is expected is
+what was seen: the calls of the queries that used it, half of them forgotten with each query that began since. So a
+running query's prefixes come first, those of the queries before it stay as long as there is room, and what nobody
+uses any more goes. The clock is the number of queries, so that the same queries give the same pins on any machine.
+
+:class:`PinPolicy` decides and knows no engine. :class:`PinKeeper` watches the calls and tells the engine, which holds
+the blocks (:mod:`.engines.pin_table`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
+
+from spark_helium.call_graph import Call
+from spark_helium.gpu_executor.engines.base import TOKEN_BYTES, Engine, Tokens, token_count
+from spark_helium.gpu_executor.engines.prefix_cache import block_keys
+from spark_helium.gpu_executor.static_prefix import static_prefix
+from spark_helium.gpu_executor.stream import Stream
+
+log = logging.getLogger(__name__)
+
+FADING = 0.5  # what is left of a prefix's expected calls when another query begins
+MOST_KNOWN = 256  # prefixes that one engine's policy remembers
+_MOST_QUERIES = 256  # queries that it tells from new ones
+_MOST_TEMPLATES = 256  # templates whose prefix is kept, per engine
+
+
+@dataclass(slots=True)
+class _Known:
+    """A prefix of whole blocks: ``calls`` are expected as of the query with number ``at``."""
+
+    tokens: Tokens
+    calls: float
+    at: int
+
+
+class PinPolicy:
+    """Chooses the prefixes to pin on one engine.
+
+    Parameters
+    ----------
+    block_size: tokens per KV block; only whole blocks are pinned.
+    budget: most blocks that all pins may hold together.
+    """
+
+    def __init__(self, block_size: int, budget: int) -> None:
+        self.budget = budget
+        self._block_size = block_size
+        self._block_bytes = block_size * TOKEN_BYTES
+        self._queries: OrderedDict[str, None] = OrderedDict()  # the latest last
+        self._clock = 0
+        self._known: dict[Tokens, _Known] = {}
+
+    def begin(self, query: str) -> None:
+        """A query makes calls. If it is a new one, every prefix loses value until it is used again."""
+        if query in self._queries:
+            self._queries.move_to_end(query)
+            return
+        self._clock += 1
+        self._queries[query] = None
+        if len(self._queries) > _MOST_QUERIES:
+            self._queries.popitem(last=False)
+
+    def called(self, prefix: Tokens, calls: int) -> float:
+        """Calls begin with ``prefix``; how many more are expected to.
+
+        The prefix is kept in mind as its whole blocks; a prefix without one is forgotten at once.
+        """
+        tokens = prefix[: len(prefix) // self._block_bytes * self._block_bytes]
+        if not tokens:
+            return 0.0
+        known = self._known.get(tokens)
+        if known is None:
+            if len(self._known) >= MOST_KNOWN:
+                del self._known[min(self._known.values(), key=self._rank).tokens]
+            known = self._known[tokens] = _Known(tokens, 0.0, self._clock)
+        known.calls = self._expected(known) + calls
+        known.at = self._clock
+        return known.calls
+
+    def plan(self) -> list[Tokens]:
+        """The prefixes to pin, the most valuable first, as many as the budget holds.
+
+        A prefix is cut where the budget ends, at whole blocks: its head saves tokens, too. Blocks that two prefixes
+        share are counted once. A prefix that saw one call saves nothing and is not pinned; one that saw more stays,
+        however far it has faded, until others need its place.
+        """
+        chosen: dict[Tokens, None] = {}
+        blocks: set[int] = set()
+        for known in sorted(self._known.values(), key=self._rank, reverse=True):
+            if known.calls <= 1:
+                continue
+            fitting = 0
+            for key in block_keys(known.tokens, self._block_size):
+                if key not in blocks and len(blocks) == self.budget:
+                    break
+                blocks.add(key)
+                fitting += 1
+            if fitting:
+                chosen.setdefault(known.tokens[: fitting * self._block_bytes])
+        return list(chosen)
+
+    def value(self, prefix: Tokens) -> float:
+        """Tokens saved times calls expected, for a prefix of whole blocks."""
+        known = self._known.get(prefix)
+        return 0.0 if known is None else token_count(prefix) * self._expected(known)
+
+    def _expected(self, known: _Known) -> float:
+        return known.calls * FADING ** (self._clock - known.at)
+
+    def _rank(self, known: _Known) -> tuple[float, int, Tokens]:
+        # Equal values: the later used, then anything that does not change from run to run.
+        return token_count(known.tokens) * self._expected(known), known.at, known.tokens
+
+
+@dataclass(slots=True)
+class _EnginePins:
+    """``pinned``: what the engine was told last. ``prefixes``: static prefixes by template."""
+
+    policy: PinPolicy
+    pinned: list[Tokens] = field(default_factory=list)
+    prefixes: OrderedDict[object, Tokens] = field(default_factory=OrderedDict)
+
+
+@dataclass(slots=True)
+class _Use:
+    """A stream's call. ``planned``: whether the pins were looked at anew on its account."""
+
+    prefix: Tokens
+    planned: bool = False
+
+
+@dataclass(slots=True)
+class _StreamUses:
+    """``query``: the stream's query, or a name of its own where it has none."""
+
+    query: str
+    by_call: dict[int, _Use] = field(default_factory=dict)
+
+
+class PinKeeper:
+    """Pins what the calls on their way to an engine have in common. The dispatcher's thread owns it."""
+
+    def __init__(self) -> None:
+        self._engines: WeakKeyDictionary[Engine, _EnginePins] = WeakKeyDictionary()
+        self._uses: WeakKeyDictionary[Stream, _StreamUses] = WeakKeyDictionary()
+        self._names = itertools.count()
+
+    def before_submit(self, engine: Engine, stream: Stream, k: int, calls: int) -> None:
+        """So many calls ``k`` of a stream are about to be submitted.
+
+        The first calls of a query, from the second one on, pin the beginning that they share. Nothing is computed for
+        the pin: the first of these calls computes it, and the others find it in the cache already.
+        """
+        if not stream.pin_min_tokens:
+            return
+        uses = self._uses.get(stream)
+        if uses is None:
+            uses = self._uses[stream] = _StreamUses(stream.query or f"stream {next(self._names)}")
+        use = uses.by_call.get(k)
+        if use is None:
+            prefix = self._prefix(engine, stream.graph.calls[k])
+            use = uses.by_call[k] = _Use(prefix if token_count(prefix) >= stream.pin_min_tokens else b"")
+        if not use.prefix:
+            return
+        of_engine = self._engines[engine]
+        of_engine.policy.begin(uses.query)
+        expected = of_engine.policy.called(use.prefix, max(calls, stream.expected_calls))
+        if expected > 1 and not use.planned:
+            use.planned = True
+            plan = of_engine.policy.plan()
+            stream.pinned_tokens += max((token_count(p) for p in plan if use.prefix.startswith(p)), default=0)
+            if plan != of_engine.pinned:
+                of_engine.pinned = plan
+                engine.pin(plan)
+
+    def _prefix(self, engine: Engine, call: Call) -> Tokens:
+        """The call's static prefix on an engine that pins, else nothing."""
+        of_engine = self._engines.get(engine)
+        if of_engine is None:
+            policy = PinPolicy(engine.info.block_size, engine.pins.budget)
+            of_engine = self._engines[engine] = _EnginePins(policy)
+        if not of_engine.policy.budget:
+            return b""
+        template = (call.messages, call.conversation)
+        prefix = of_engine.prefixes.get(template)
+        if prefix is None:
+            try:
+                prefix = static_prefix(call, engine.renderer)
+            except Exception:  # a chat template may raise anything, and a pin is never worth a query
+                log.warning("the shared beginning of %s's prompts could not be found", call.function, exc_info=True)
+                prefix = b""
+            of_engine.prefixes[template] = prefix
+            if len(of_engine.prefixes) > _MOST_TEMPLATES:
+                of_engine.prefixes.popitem(last=False)
+        return prefix

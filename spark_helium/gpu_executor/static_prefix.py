@@ -1,0 +1,112 @@
+"""The tokens that all prompts of a call begin with, whatever its columns hold.
+
+Where the static text of a template ends, in text, is plain. In tokens it is not: the model's chat template puts text
+in front (a default system message, say) and may strip what it is given, and a tokenizer merges letters across the
+end of the static text, so that ``"rate: th"`` and ``"e lamp"`` share a token. So the template is rendered with
+fillings that differ, and what the prompts have in common is kept::
+
+    template     system "Be brief."   user "Classify the review: {0}"
+    fillings     ...<user>Classify the review|: a<end>    ...<user>Classify the review|:7<end>    ...
+    in common    ...<user>Classify the review
+
+The last word before the first placeholder is part of the fillings, because a tokenizer may take it together with
+what follows, and splits the text in front of it by itself. That is how tokenizers work which split text into words
+first; for another kind, a prefix may be a token too long for some rows, which costs those rows a block of the cache
+and nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from spark_helium.call_graph import Call, Message
+from spark_helium.call_parts import Data, Part, Parts, Row, references, text_of
+from spark_helium.gpu_executor.engines.base import TOKEN_BYTES, PromptRenderer, RenderedMessage, Segment, Tokens
+
+# One of each kind of character that a tokenizer treats in its own way at the start of a piece, and nothing at all.
+_FILLINGS = ("", "a", "Ze", "7", " x", "  x", "\n\nx", "'s", ").", ": ", "é", "\u0301", "語", "🙂")
+# How a conversation column may begin. Some chat templates refuse it then, and some leave out what they put in front.
+_OTHER_ROLES = ("system", "assistant")
+_LAST_WORD = re.compile(r"\s*\S*\Z")
+
+
+def static_prefix(call: Call, renderer: PromptRenderer) -> Tokens:
+    """The longest beginning that the prompts of ``call`` share; the whole prompt if it has no placeholder.
+
+    A conversation column shares what stands before it: the chat template's own text and the call's messages.
+    Empty if the chat template refuses the fillings.
+    """
+    is_static = call.conversation is None and all(message.is_static() for message in call.messages)
+    filled = [_filled(call, filling) for filling in (("",) if is_static else _FILLINGS)]
+    if call.conversation is not None:
+        filled += [(*messages[:-1], (role, messages[-1][1])) for messages in filled[:2] for role in _OTHER_ROLES]
+    rendered = [p for p in renderer.render(filled) if isinstance(p, bytes)]
+    if not is_static and len(rendered) < 2:
+        return b""
+    return _common(rendered) if rendered else b""
+
+
+def _common(prompts: Sequence[Tokens]) -> Tokens:
+    first, last = min(prompts), max(prompts)  # what these two share, all between them share
+    end = 0
+    while end < len(first) and first[end : end + TOKEN_BYTES] == last[end : end + TOKEN_BYTES]:
+        end += TOKEN_BYTES
+    return first[:end]
+
+
+def _filled(call: Call, filling: str) -> tuple[RenderedMessage, ...]:
+    messages = [(message.role, _segments(message, filling)) for message in call.messages]
+    if call.conversation is not None:
+        messages.append(("user", ((filling or "-", False),)))
+    return tuple(messages)
+
+
+def _segments(message: Message, filling: str) -> tuple[Segment, ...]:
+    segments: list[Segment] = []
+    for position, part in enumerate(message.parts):
+        if _is_static((part,)):
+            segments.append(_static_segment(part))
+            continue
+        # Only the first placeholder matters: what follows it differs already.
+        return (*_without_last_word(segments), (filling, False), *_static_rest(message.parts[position + 1 :]))
+    return tuple(segments)
+
+
+def _is_static(parts: Parts) -> bool:
+    return next(references(parts), None) is None
+
+
+def _static_rest(parts: Sequence[Part]) -> list[Segment]:
+    return [_static_segment(part) for part in parts if _is_static((part,))]
+
+
+def _static_segment(part: Part) -> Segment:
+    match part:
+        case str():
+            return part, True
+        case Data(text):
+            return text, False
+        case _:
+            return text_of((part,), _NO_ROW) or "", False
+
+
+def _without_last_word(segments: Sequence[Segment]) -> list[Segment]:
+    """The segments up to the last word, which may go over several of them, and the blanks in front of it."""
+    kept = len(_LAST_WORD.sub("", "".join(text for text, _ in segments)))
+    out: list[Segment] = []
+    for text, trusted in segments:
+        out.append((text[:kept], trusted))
+        kept -= len(out[-1][0])
+    return out
+
+
+class _NoRow:
+    def value(self, ref: object) -> str:
+        raise AssertionError(f"static text reads {ref}")
+
+    def is_null(self, ref: object) -> bool:
+        raise AssertionError(f"static text reads {ref}")
+
+
+_NO_ROW: Row = _NoRow()
