@@ -9,6 +9,7 @@ from pyspark.errors import AnalysisException
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
+import spark_helium
 from spark_helium.errors import ArgumentError
 from spark_helium.functions import llm
 
@@ -69,3 +70,27 @@ def test_what_is_no_record(spark: SparkSession) -> None:
     with pytest.raises(AnalysisException) as error:
         spark.sql(f"SELECT llm(c, fields => struct(1)) FROM ({conversations})").collect()
     assert error.value.getCondition() == "HELIUM_CONFLICTING_OPTIONS"
+
+
+TWICE = "llm('Twice? {fields}', fields => struct(body, stars, product))"
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        f"SELECT {TWICE} AS a FROM fields_reviews INTERSECT SELECT {TWICE} FROM fields_reviews WHERE body = 'text 7'",
+        f"""SELECT count(DISTINCT a) FROM (SELECT {TWICE} AS a FROM fields_reviews
+            UNION ALL SELECT {TWICE} FROM fields_reviews WHERE body = 'text 7')""",
+        f"""SELECT count(*) FROM fields_reviews
+            WHERE {TWICE} = (SELECT max({TWICE}) FROM fields_reviews WHERE body = 'text 7')""",
+    ],
+    ids=["intersect", "union", "subquery"],
+)
+def test_equal_calls_keep_one_order(spark: SparkSession, set_setting: Callable[[str, str], None], query: str) -> None:
+    # With the filter other statistics hold, and by them another order would be best.
+    set_setting("spark.helium.cache.enabled", "false")
+    with spark_helium.measure(spark) as run:
+        rows = len(spark.sql(query).collect())
+    assert run.calls_sent == len(REVIEWS)
+    set_setting("spark.helium.optimizer.enabled", "false")
+    assert len(spark.sql(query).collect()) == rows

@@ -52,6 +52,23 @@ class PushThroughEvalLLMSuite extends PlanSuite {
     stays(Sort(Seq(SortOrder(a, Ascending)), global = true, node))
   }
 
+  test("windows that read no answer, also through a projection") {
+    def row(order: Expression): Alias = Alias(WindowExpression(RowNumber(), WindowSpecDefinition(
+      Seq(title), Seq(SortOrder(order, Ascending)),
+      SpecifiedWindowFrame(RowFrame, UnboundedPreceding, CurrentRow))), "r")()
+    val byId = Seq(SortOrder(id, Ascending))
+    val r = row(id)
+    samePlan(push(Window(Seq(r), Seq(title), byId, node)),
+      Project(node.output :+ r.toAttribute,
+        eval(question -> a)(Window(Seq(r), Seq(title), byId, relation))))
+    samePlan(push(Window(Seq(r), Seq(title), byId, Project(Seq(id, title, a), node))),
+      Project(Seq(id, title, a, r.toAttribute),
+        eval(question -> a)(Window(Seq(r), Seq(title), byId, relation))))
+    stays(Window(Seq(row(a)), Seq(title), Seq(SortOrder(a, Ascending)), node))
+    val draw = callWith(SamplingOptions(16, temperature = 1.0))("Draw {0}", body)
+    stays(Window(Seq(r), Seq(title), byId, eval(draw -> answer(draw))(relation)))
+  }
+
   test("semi and anti joins that read no answer; other joins stay") {
     val other = LocalRelation(AttributeReference("key", IntegerType)())
     val on = EqualTo(id, other.output.head)
