@@ -24,8 +24,28 @@ from spark_helium.call_graph import Call, Message
 from spark_helium.call_parts import Data, Part, Parts, Row, references, text_of
 from spark_helium.gpu_executor.engines.base import TOKEN_BYTES, PromptRenderer, RenderedMessage, Segment, Tokens
 
-# One of each kind of character that a tokenizer treats in its own way at the start of a piece, and nothing at all.
-_FILLINGS = ("", "a", "Ze", "7", " x", "  x", "\n\nx", "'s", ").", ": ", "é", "\u0301", "語", "🙂")
+# One of each kind of character that a tokenizer treats in its own way at the start of a piece; nothing at all; and
+# nothing but white space, which may become one token with the line feed that a chat template writes in front.
+_FILLINGS = (
+    "",
+    "a",
+    "Ze",
+    "7",
+    " x",
+    "  x",
+    "\n\nx",
+    "'s",
+    ").",
+    ": ",
+    "é",
+    "\u0301",
+    "語",
+    "🙂",
+    " ",
+    "  ",
+    "\n",
+    "\t",
+)
 # How a conversation column may begin. Some chat templates refuse it then, and some leave out what they put in front.
 _OTHER_ROLES = ("system", "assistant")
 _LAST_WORD = re.compile(r"\s*\S*\Z")
@@ -40,7 +60,7 @@ def static_prefix(call: Call, renderer: PromptRenderer) -> Tokens:
     is_static = call.conversation is None and all(message.is_static() for message in call.messages)
     filled = [_filled(call, filling) for filling in (("",) if is_static else _FILLINGS)]
     if call.conversation is not None:
-        filled += [(*messages[:-1], (role, messages[-1][1])) for messages in filled[:2] for role in _OTHER_ROLES]
+        filled += [(*messages[:-1], (role, messages[-1][1])) for messages in filled for role in _OTHER_ROLES]
     rendered = [p for p in renderer.render(filled) if isinstance(p, bytes)]
     if not is_static and len(rendered) < 2:
         return b""

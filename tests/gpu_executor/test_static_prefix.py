@@ -5,7 +5,7 @@ from functools import cache
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from spark_helium.call_graph import Call, Message, Sampling
@@ -116,6 +116,8 @@ def test_every_filling_begins_with_it(
 
 
 @pytest.mark.engine  # needs the model's tokenizer, no engine
+@example(lead="", system="", slot=InputRef(0), tail="", cell=" ", answer="")
+@example(lead="", system="", slot=InputRef(0), tail="", cell=" \n\t", answer="")
 @given(lead=LEAD, system=st.sampled_from(["", "Be brief."]), slot=SLOT, tail=TEXT, cell=TEXT, answer=TEXT)
 @settings(max_examples=150)
 def test_every_filling_begins_with_it_for_the_built_in_model(
@@ -126,6 +128,7 @@ def test_every_filling_begins_with_it_for_the_built_in_model(
 
 @pytest.mark.engine
 @given(roles=st.lists(st.sampled_from(["system", "user", "assistant"]), min_size=1, max_size=3), content=TEXT)
+@example(roles=["system"], content=" ")
 @settings(max_examples=50)
 def test_every_conversation_begins_with_it_for_the_built_in_model(roles: list[str], content: str) -> None:
     conversation = [{"role": role, "content": content} for role in roles]
