@@ -15,11 +15,13 @@ class GraphState:
 
     Attributes
     ----------
+    planned: the planner's order of the calls.
     filters: the order of the graph's filters; None where there is nothing to order.
     """
 
     def __init__(self, graph: CallGraph) -> None:
         filters = FilterOrder(graph)
+        self.planned = filters.current
         self.filters = filters if filters.is_free else None
         self._outputs = [RunningMean(float(min(FIRST_GUESS, call.sampling.max_tokens))) for call in graph.calls]
         self._guards: dict[int, list[int]] = {}

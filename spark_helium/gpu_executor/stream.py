@@ -10,7 +10,7 @@ from spark_helium.call_conditions import evaluate
 from spark_helium.call_graph import Call, CallGraph, Constraint
 from spark_helium.call_parts import InputRef
 from spark_helium.gpu_executor.call_template import CallTemplate, Cells, Column, FlawedCellError
-from spark_helium.gpu_executor.filter_order import FIRST_WINDOW, LARGEST_WINDOW, CallOrder, planned_order
+from spark_helium.gpu_executor.filter_order import FIRST_WINDOW, LARGEST_WINDOW, CallOrder
 from spark_helium.gpu_executor.graph_state import GraphState
 from spark_helium.gpu_executor.messages import Counters, Fatal
 
@@ -123,7 +123,6 @@ class Stream:
         self.closed = False
         self.templates = [CallTemplate(call) for call in graph.calls]
         self.state = GraphState(graph)  # the dispatcher puts the one of the query's other tasks here
-        self._planned = planned_order(graph)
         self._deliver = deliver
         self._arrived = 0
         self._backlog: deque[tuple[RowBatch, int]] = deque()  # batches with the first row that has not begun
@@ -151,7 +150,7 @@ class Stream:
         Where filters may be re-ordered only a window of rows begins; the others wait for :meth:`more`.
         """
         calls = self.graph.calls
-        dependencies, filters = self._planned.dependencies, self.state.filters
+        dependencies, filters = self.state.planned.dependencies, self.state.filters
         batch = RowBatch(
             first=self._arrived,
             size=size,
@@ -159,13 +158,13 @@ class Stream:
             answers=[[None] * size for _ in calls],
             open_calls=[len(calls)] * size,
             open_inputs=[[len(read)] * size if read or filters else [] for read in dependencies],
-            orders=[self._planned] * size if filters else None,
+            orders=[self.state.planned] * size if filters else None,
         )
         self._arrived += size
         if not calls:
             self._finished.rows.extend(range(batch.first, self._arrived))
         if filters is None:
-            return self._begin(batch, self._planned, range(size))
+            return self._begin(batch, self.state.planned, range(size))
         self._backlog.append((batch, 0))
         return self.more() if len(self._backlog) == 1 else []
 
@@ -187,7 +186,7 @@ class Stream:
     def _begin(self, batch: RowBatch, order: CallOrder, window: range) -> list[CallGroup]:
         """The calls of a window of rows that can start."""
         inputs = batch.inputs
-        if batch.orders is not None and order is not self._planned:
+        if batch.orders is not None and order is not self.state.planned:
             for row in window:
                 batch.orders[row] = order
             for open_inputs, read in zip(batch.open_inputs, order.dependencies, strict=True):
@@ -248,7 +247,7 @@ class Stream:
         return opened
 
     def _order(self, batch: RowBatch, row: int) -> CallOrder:
-        return self._planned if batch.orders is None else batch.orders[row]
+        return self.state.planned if batch.orders is None else batch.orders[row]
 
     def _guard_is_true(self, batch: RowBatch, k: int, row: int) -> bool:
         """Whether the guard lets the call run. A guard that cannot be evaluated is a failure of the call."""

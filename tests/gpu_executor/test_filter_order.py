@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from itertools import product
+from itertools import permutations
 from typing import Any
 
 from hypothesis import given
@@ -142,14 +142,9 @@ class Revised(FilterOrder):
 
     def revise(self) -> bool:
         self._turn += 1
-        orders = list(permute(range(len(self._graph.filters))))
+        orders = list(permutations(range(len(self._graph.filters))))
         self.current = self._order_of(orders[self._turn % len(orders)])
         return True
-
-
-def permute(items: Any) -> Any:
-    items = list(items)
-    return (p for p in product(items, repeat=len(items)) if len(set(p)) == len(items))
 
 
 @given(st.data())
