@@ -6,7 +6,7 @@ only measures the length of the string, which is what Spark's Arrow path costs b
 
 What bounds it shows in the CPU time per row of each kind of process.
 
-    python benchmarks/throughput.py [--rows 100000] [--rounds 3] [--partitions 2] [--out FILE]
+    python benchmarks/throughput.py [--rows 100000] [--rounds 3] [--partitions 2] [--no-disk-cache] [--out FILE]
 """
 
 from __future__ import annotations
@@ -73,6 +73,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--partitions", type=int, default=2)
+    parser.add_argument("--no-disk-cache", action="store_true", help="without the prompt cache's tier on disk")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
 
@@ -83,7 +84,13 @@ def main() -> None:
         .config("spark.ui.showConsoleProgress", "false")
     )
     with tempfile.TemporaryDirectory() as directory:
-        spark = spark_helium.configure(builder, engine="simulator", executor_directory=directory).getOrCreate()
+        spark = spark_helium.configure(
+            builder,
+            engine="simulator",
+            executor_directory=directory,
+            cache_directory=f"{directory}/cache",
+            cache_disk_enabled=not args.no_disk_cache,
+        ).getOrCreate()
         spark.sparkContext.setLogLevel("ERROR")
         result = run(spark, args.rows, args.rounds, args.partitions)
         spark.stop()

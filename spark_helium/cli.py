@@ -1,4 +1,4 @@
-"""The ``spark-helium`` command: look at, start, warm and stop the daemons of this node, and plan orders of calls.
+"""The ``spark-helium`` command: daemons of this node and their prompt cache, and orders of calls.
 
 
 Spark's tasks start the daemon that they need themselves, and plan by themselves; none of this is necessary for a query.
@@ -194,15 +194,32 @@ def _status(options: argparse.Namespace) -> int:
     elif not found:
         print(f"no daemon runs (directory {directory})")
     else:
-        rows = [_HEADINGS, *map(_table_row, found)]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        for row in rows:
-            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        _print_table([_HEADINGS, *map(_table_row, found)])
         for daemon in found:
             for engine in daemon.get("engines", ()):
                 if engine["pins"] or engine["pins_released"] or engine["pin_reason"]:
                     print(f"{daemon['identity']}  {engine['model']}: {_pins_line(engine)}")
+            for trouble in _disk_troubles(daemon):
+                print(f"{daemon['identity']}: {trouble}")
     return OK if found else NOT_RUNNING
+
+
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _disk_troubles(daemon: dict[str, Any]) -> list[str]:
+    disk = daemon.get("cache_disk") or {}
+    troubles = []
+    if disk.get("off"):
+        troubles.append(f"its prompt cache goes on in memory alone: {disk['off']}")
+    if disk.get("slow"):
+        troubles.append(f"the disk of its prompt cache is slow: {disk['slow']}")
+    if disk.get("not_kept"):
+        troubles.append(f"{disk['not_kept']} answers were too large or too many to be kept on disk")
+    return troubles
 
 
 def _what_it_runs(files: DaemonFiles) -> tuple[str, dict[str, str]]:
@@ -221,14 +238,16 @@ def _what_it_runs(files: DaemonFiles) -> tuple[str, dict[str, str]]:
     }
 
 
-_HEADINGS = ("ID", "PID", "ENGINE", "UP", "STREAMS", "CALLS", "ROWS", "SENT", "CACHED", "CACHE", "MODELS", "SETTINGS")
+_HEADINGS = (
+    "ID", "PID", "ENGINE", "UP", "STREAMS", "CALLS", "ROWS", "SENT", "CACHED", "CACHE", "ON DISK", "MODELS", "SETTINGS",
+)  # fmt: skip
 
 
 def _table_row(daemon: dict[str, Any]) -> tuple[str, ...]:
     more = " ".join(f"{name}={value}" for name, value in daemon["settings"].items()) or "-"
     if daemon["stopping"] or not daemon["answers"]:
         state = "is shutting down" if daemon["stopping"] else f"does not answer; see {daemon['log']}"
-        return (daemon["identity"], str(daemon["pid"]), daemon["engine"], *["-"] * 7, state, more)
+        return (daemon["identity"], str(daemon["pid"]), daemon["engine"], *["-"] * 8, state, more)
     minutes, seconds = divmod(int(daemon["uptime"]), 60)
     engines = [f"{e['model']} ({e['engine'] or e['state']})" for e in daemon["engines"]]
     return (
@@ -241,7 +260,8 @@ def _table_row(daemon: dict[str, Any]) -> tuple[str, ...]:
         str(daemon["rows_answered"]),
         str(daemon["counters"]["calls_sent"]),
         str(daemon["counters"]["answers_from_cache"]),
-        f"{daemon['cache_bytes'] / (1 << 20):.1f} of {daemon['cache_limit'] / (1 << 20):.0f} MiB",
+        _part_of(daemon["cache_bytes"], daemon["cache_limit"]),
+        _disk_cell(daemon["cache_disk"]),
         ", ".join(engines) or "none yet",
         more,
     )
@@ -295,6 +315,16 @@ def _warm(options: argparse.Namespace) -> int:
     pinned = warm.warm(settings, model, options.system, template, options.calls)
     print(f"{model}: {_pins_line(asdict(pinned))}")
     return OK
+
+
+def _part_of(used: int, limit: int) -> str:
+    return f"{used / (1 << 20):.1f} of {limit / (1 << 20):.0f} MiB"
+
+
+def _disk_cell(disk: dict[str, Any] | None) -> str:
+    if disk is None:
+        return "off"
+    return "FAILED" if disk["off"] else "slow" if disk["slow"] else "on"
 
 
 def _add_stop(subparsers: Subparsers) -> None:
@@ -357,9 +387,73 @@ def _schedule(options: argparse.Namespace) -> int:
     return OK
 
 
+def _add_cache(subparsers: Subparsers) -> None:
+    text = "Look at the prompt cache of this node, or clear it."
+    parser = subparsers.add_parser("cache", help=text, description=text)
+    commands = parser.add_subparsers(dest="cache_command", required=True, metavar="COMMAND")
+    info = _command(commands, "info", _cache_info, "Show what the prompt cache holds, on disk and in your daemons.")
+    info.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    _command(commands, "clear", _cache_clear, "Forget all answers, on disk and in your daemons, which go on running.")
+
+
+def _cache_info(options: argparse.Namespace) -> int:
+    from spark_helium.gpu_executor import answer_store, lifecycle
+    from spark_helium.gpu_executor.client import ping
+
+    settings = settings_of(options)
+    directory = lifecycle.cache_directory(settings)
+    info = answer_store.run_once(directory, lambda store: store.info()) or answer_store.StoreInfo()
+    aside = answer_store.aside_path(directory)
+    disk = asdict(info) | {"limit": settings["cache.disk.maxBytes"], "directory": str(directory)}
+    disk["set_aside"] = str(aside) if aside.exists() else None
+    running = lifecycle.known_daemons(lifecycle.private_directory(settings))
+    daemons = [asdict(status) for files in running if (status := ping(files))]
+    if options.json:
+        shown = ("identity", "pid", "cache_entries", "cache_bytes", "cache_limit", "cache_hits", "cache_disk")
+        print(json.dumps({"disk": disk, "daemons": [{name: d[name] for name in shown} for d in daemons]}, indent=2))
+        return OK
+    size = _part_of(info.bytes, disk["limit"])
+    rows = [
+        ("TIER", "ENTRIES", "SIZE", "HITS", "DAMAGED", "WHERE"),
+        ("disk", str(info.entries), size, str(info.hits), str(info.damaged), str(directory)),
+    ]
+    for daemon in daemons:
+        size = _part_of(daemon["cache_bytes"], daemon["cache_limit"])
+        where = f"daemon {daemon['identity']}, process {daemon['pid']}"
+        rows.append(("memory", str(daemon["cache_entries"]), size, str(daemon["cache_hits"]), "-", where))
+    _print_table(rows)
+    if disk["set_aside"]:
+        print(f"A store that could not be used lies in {aside}; `spark-helium cache clear` removes it.")
+    for daemon in daemons:
+        for trouble in _disk_troubles(daemon):
+            print(f"{daemon['identity']}: {trouble}")
+    return OK
+
+
+def _cache_clear(options: argparse.Namespace) -> int:
+    from spark_helium.gpu_executor import answer_store, client, lifecycle
+
+    settings = settings_of(options)
+    directory = lifecycle.cache_directory(settings)
+    for files in lifecycle.known_daemons(lifecycle.private_directory(settings)):
+        if not client.clear_cache(files):
+            raise DaemonError(
+                f"daemon {files.identity} (process {lifecycle.process_of(files)}) did not clear its cache, and may "
+                "write what it remembers to the disk again; end it with `spark-helium stop --kill`, then clear the "
+                "cache again"
+            )
+        print(f"daemon {files.identity} forgot its answers")
+    answer_store.run_once(directory, lambda store: store.clear())
+    answer_store.remove_aside(directory)
+    print(f"cleared {directory}")
+    return OK
+
+
 # To add a command, write a function that takes argparse's subparsers and calls set_defaults(run=...) with what
 # takes the options and returns an exit status, and list it here.
-COMMANDS: tuple[Callable[[Subparsers], None], ...] = (_add_serve, _add_status, _add_warm, _add_stop, _add_schedule)
+COMMANDS: tuple[Callable[[Subparsers], None], ...] = (
+    _add_serve, _add_status, _add_warm, _add_stop, _add_cache, _add_schedule,
+)  # fmt: skip
 
 
 if __name__ == "__main__":

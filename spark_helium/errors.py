@@ -82,6 +82,10 @@ class DaemonStartError(PermanentError, RuntimeError):
     """The node's daemon did not come up; the message ends with the daemon's own last words."""
 
 
+class CacheError(PermanentError, OSError):
+    """The prompt cache's files cannot be used: the disk is full, or its permissions or the disk itself forbid it."""
+
+
 class ProtocolError(PermanentError, RuntimeError):
     """Two sides of a connection do not speak the same version or sent something malformed."""
 

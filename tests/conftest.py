@@ -42,7 +42,7 @@ def session_kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def spark(session_kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
-    """A session on the simulator, with a daemon, a warehouse and a metastore of its own."""
+    """A session on the simulator, with a daemon, a prompt cache, a warehouse and a metastore of its own."""
     home = tmp_path_factory.mktemp("spark")
     builder = SparkSession.builder
     builder = builder.master("local[2]") if session_kind == "classic" else builder.remote("local[2]")
@@ -53,7 +53,10 @@ def spark(session_kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         .config("spark.sql.warehouse.dir", str(home / "warehouse"))
     )
     session = spark_helium.configure(
-        builder, engine="simulator", executor_directory=_short_directory(home)
+        builder,
+        engine="simulator",
+        executor_directory=_short_directory(home),
+        cache_directory=str(home / "cache"),
     ).getOrCreate()
     yield session
     session.stop()

@@ -8,13 +8,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from spark_helium import cli
-from spark_helium.gpu_executor import daemon, lifecycle
+from spark_helium.gpu_executor import answer_store, client, daemon, lifecycle
 from spark_helium.trt.instance import order_from_json, workload_from_json
 from tests.gpu_executor.daemons import DaemonDirectory, daemon_directory, until
+from tests.gpu_executor.test_daemon import open_stream, receive, rows
 from tests.trt.workloads import two_agents
 
 ROOT = Path(__file__).parents[1]
@@ -27,7 +29,8 @@ def daemons() -> Iterator[DaemonDirectory]:
 
 
 def arguments(daemons: DaemonDirectory, command: str, *more: str) -> list[str]:
-    return [command, "--set", f"executor.directory={daemons.path}", *more]
+    own = ["--set", f"executor.directory={daemons.path}", "--set", f"cache.directory={daemons.cache}"]
+    return [*command.split(), *own, *more]
 
 
 def test_by_hand_from_start_to_stop(daemons: DaemonDirectory, capsys: pytest.CaptureFixture[str]):
@@ -46,7 +49,7 @@ def test_by_hand_from_start_to_stop(daemons: DaemonDirectory, capsys: pytest.Cap
     assert headings.split()[2] == "ENGINE"
     assert row.split()[2] == "simulator"
     assert "m (simulator)" in row
-    assert row.endswith(" -")  # no setting but the engine
+    assert row.endswith(f"  cache.directory={daemons.cache}")  # no other setting but the engine
     assert cli.main(arguments(daemons, "status", "--json")) == cli.OK
     (status,) = json.loads(capsys.readouterr().out)
     assert (status["pid"], status["by_hand"], status["answers"]) == (pid, True, True)
@@ -139,10 +142,12 @@ def test_status_tells_daemons_apart(daemons: DaemonDirectory, capsys: pytest.Cap
     assert cli.main(serve) == cli.OK
     capsys.readouterr()
     assert cli.main(arguments(daemons, "status")) == cli.OK
-    assert capsys.readouterr().out.rstrip().endswith("none yet  simulator.blockSize=32")
+    assert capsys.readouterr().out.rstrip().endswith(f"  cache.directory={daemons.cache} simulator.blockSize=32")
     assert cli.main(arguments(daemons, "status", "--json")) == cli.OK
     (status,) = json.loads(capsys.readouterr().out)
-    assert (status["engine"], status["settings"]) == ("simulator", {"simulator.blockSize": "32"})
+    assert (status["engine"], status["settings"]) == (
+        "simulator", {"cache.directory": str(daemons.cache), "simulator.blockSize": "32"},
+    )  # fmt: skip
     assert status["stopping"] is False
 
 
@@ -175,6 +180,86 @@ def test_daemon_by_hand_leaves_after_the_idle_timeout_it_was_given(daemons: Daem
     until(lambda: not lifecycle.is_alive(files), "the end")
     assert cli.main(serve) == cli.OK
     assert daemons.status(daemons.settings()).by_hand
+
+
+class TestCache:
+    def serve(self, daemons: DaemonDirectory, *texts: str, **given: str) -> tuple[int, int]:
+        """Ask a daemon about the texts; returns calls sent and answers from the cache."""
+        with open_stream(daemons.settings(**given)) as stream:
+            stream.send(rows(*texts))
+            _, counters = receive(stream, len(texts))
+        return counters.calls_sent, counters.answers_from_cache
+
+    def info(self, daemons: DaemonDirectory, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+        capsys.readouterr()
+        assert cli.main(arguments(daemons, "cache info", "--json")) == cli.OK
+        shown: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return shown
+
+    def test_without_a_daemon_and_a_store(self, daemons: DaemonDirectory, capsys: pytest.CaptureFixture[str]):
+        shown = self.info(daemons, capsys)
+        assert shown["daemons"] == []
+        assert shown["disk"] == {
+            "entries": 0, "bytes": 0, "file_bytes": 0, "hits": 0, "damaged": 0,
+            "limit": 2 << 30, "directory": str(daemons.cache), "set_aside": None,
+        }  # fmt: skip
+        assert cli.main(arguments(daemons, "cache clear")) == cli.OK
+        assert not daemons.cache.exists()
+
+    def test_what_it_holds_and_clearing_it(self, daemons: DaemonDirectory, capsys: pytest.CaptureFixture[str]):
+        assert self.serve(daemons, "a", "b", "a") == (2, 1)
+        until(lambda: self.info(daemons, capsys)["disk"]["entries"] == 2, "the writing")
+        shown = self.info(daemons, capsys)
+        (daemon,) = shown["daemons"]
+        assert (daemon["cache_entries"], daemon["cache_hits"], daemon["cache_disk"]["hits"]) == (2, 0, 0)
+        assert cli.main(arguments(daemons, "cache info")) == cli.OK
+        headings, disk, memory = capsys.readouterr().out.splitlines()
+        assert headings.split() == ["TIER", "ENTRIES", "SIZE", "HITS", "DAMAGED", "WHERE"]
+        assert disk.split()[:2] == ["disk", "2"]
+        assert disk.endswith(f" MiB  0     0        {daemons.cache}")
+        assert memory.split()[:2] == ["memory", "2"]
+
+        assert cli.main(arguments(daemons, "cache clear")) == cli.OK
+        assert f"cleared {daemons.cache}" in capsys.readouterr().out
+        shown = self.info(daemons, capsys)
+        assert (shown["disk"]["entries"], shown["daemons"][0]["cache_entries"]) == (0, 0)
+        assert self.serve(daemons, "a") == (1, 0), "the daemon forgot it, too"
+
+        assert cli.main(arguments(daemons, "stop")) == cli.OK
+        assert self.info(daemons, capsys)["disk"]["entries"] == 1
+        assert self.serve(daemons, "a", "a") == (0, 2)
+        assert cli.main(arguments(daemons, "stop")) == cli.OK
+        assert self.info(daemons, capsys)["disk"]["hits"] == 1, "counted across daemons"
+        assert cli.main(arguments(daemons, "cache clear")) == cli.OK
+        assert self.info(daemons, capsys)["disk"]["entries"] == 0
+
+    def test_store_that_was_set_aside(self, daemons: DaemonDirectory, capsys: pytest.CaptureFixture[str]):
+        self.serve(daemons, "a")
+        assert cli.main(arguments(daemons, "stop")) == cli.OK
+        answer_store.store_path(daemons.cache).write_bytes(b"garbage" * 1000)
+        assert cli.main(arguments(daemons, "cache info")) == cli.OK
+        assert f"lies in {daemons.cache / 'aside'}" in capsys.readouterr().out
+        assert cli.main(arguments(daemons, "cache clear")) == cli.OK
+        assert self.info(daemons, capsys)["disk"]["set_aside"] is None
+
+    def test_directory_of_others(self, daemons: DaemonDirectory, capsys: pytest.CaptureFixture[str]):
+        self.serve(daemons, "a")
+        assert cli.main(arguments(daemons, "stop")) == cli.OK
+        daemons.cache.chmod(0o755)
+        assert cli.main(arguments(daemons, "cache info")) == cli.FAILED
+        assert "others may enter it" in capsys.readouterr().err
+        self.serve(daemons, "a")
+        capsys.readouterr()
+        assert cli.main(arguments(daemons, "status")) == cli.OK
+        assert "its prompt cache goes on in memory alone: refusing to keep answers in" in capsys.readouterr().out
+
+    def test_daemon_that_hangs(self, daemons: DaemonDirectory, monkeypatch: pytest.MonkeyPatch):
+        files = lifecycle.ensure_daemon(daemons.settings())
+        os.kill(daemons.status(daemons.settings()).pid, signal.SIGSTOP)
+        monkeypatch.setattr(client, "CLEAR_SECONDS", 0.2)
+        assert cli.main(arguments(daemons, "cache clear")) == cli.FAILED
+        assert cli.main(arguments(daemons, "stop", "--kill")) == cli.OK
+        assert not lifecycle.is_alive(files)
 
 
 def test_version(capsys: pytest.CaptureFixture[str]):

@@ -19,6 +19,7 @@ from spark_helium.gpu_executor.last_words import last_words, read_from, size_of
 from spark_helium.gpu_executor.lifecycle import DaemonFiles, answers, ensure_daemon, find_owner, is_alive
 from spark_helium.gpu_executor.messages import Accepted, Counters, Fatal, Report, Status, StreamHeader, WireMessage
 
+CLEAR_SECONDS = 90.0  # longest wait for a daemon to forget what it has on disk
 GONE_SECONDS = 1.0  # longest wait for the system to let go of a dead daemon's lock
 ATTEMPTS = 3  # a daemon may decide to exit between being found and being used
 
@@ -43,6 +44,15 @@ def stop(files: DaemonFiles) -> bool:
     """Ask the daemon to stop; False when none answers."""
     try:
         _act(files, "stop", 3.0)
+    except flight.FlightError:
+        return False
+    return True
+
+
+def clear_cache(files: DaemonFiles) -> bool:
+    """Make the daemon forget what its prompt cache holds; False when it does not answer."""
+    try:
+        _act(files, "clear-cache", CLEAR_SECONDS)
     except flight.FlightError:
         return False
     return True

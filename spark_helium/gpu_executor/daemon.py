@@ -31,10 +31,11 @@ from spark_helium.conf import Settings
 from spark_helium.errors import DaemonStartError, HeliumError
 from spark_helium.gpu_executor import engines
 from spark_helium.gpu_executor.arrays import column_values, flag_array, int64_array, text_array
+from spark_helium.gpu_executor.disk_tier import DiskTier
 from spark_helium.gpu_executor.dispatcher import Dispatcher
 from spark_helium.gpu_executor.engines.base import Engine
 from spark_helium.gpu_executor.last_words import last_words, read_from, size_of
-from spark_helium.gpu_executor.lifecycle import AliveLock, DaemonFiles, owner_lives, package_version
+from spark_helium.gpu_executor.lifecycle import AliveLock, DaemonFiles, cache_directory, owner_lives, package_version
 from spark_helium.gpu_executor.messages import Accepted, Fatal, Owner, Report, Status, StreamHeader
 from spark_helium.gpu_executor.stream import Answers, Stream
 
@@ -61,6 +62,16 @@ def answers_to_batch(answers: Answers, schema: pa.Schema) -> pa.RecordBatch:
         arrays.append(text_array([reasons.get(i) for i in range(size)]) if reasons else pa.nulls(size, pa.string()))
         arrays.append(flag_array(size, truncated))
     return pa.record_batch(arrays, schema=schema)
+
+
+def _disk_tier(settings: Settings) -> DiskTier | None:
+    if not settings["cache.disk.enabled"]:
+        return None
+    try:
+        return DiskTier(cache_directory(settings), settings["cache.disk.maxBytes"])
+    except (OSError, RuntimeError) as e:  # no home, or a path that cannot be looked at
+        log.warning("answers are not kept on disk: %s; set spark.helium.cache.directory", e)
+        return None
 
 
 class Daemon:
@@ -95,7 +106,10 @@ class Daemon:
         self._lock = threading.Lock()  # guards the five above
         self._stop = threading.Event()
         self.dispatcher = Dispatcher(
-            create or (lambda model: engines.create(model, settings)), settings["cache.memory"], self._log_since
+            create or (lambda model: engines.create(model, settings)),
+            settings["cache.memory"],
+            self._log_since,
+            _disk_tier(settings),
         )
 
     # --- called by the server's threads
@@ -147,6 +161,8 @@ class Daemon:
             cache_entries=state.cache_entries,
             cache_bytes=state.cache_bytes,
             cache_limit=self._settings["cache.memory"],
+            cache_hits=state.cache_hits,
+            cache_disk=state.cache_disk,
             owners=tuple(sorted(owner.pid for owner in self._owners)),
             engines=state.engines,
         )
@@ -234,22 +250,26 @@ class Server(flight.FlightServerBase):
                 writing.join()
 
     def do_action(self, context: flight.ServerCallContext, action: flight.Action) -> Iterator[bytes]:
-        """``status`` (also the ping) and ``stop``."""
+        """``status`` (also the ping), ``clear-cache`` and ``stop``."""
         match action.type:
             case "status":
                 try:
                     yield self._daemon.status().encode()
                 except queue.Empty:
                     raise flight.FlightUnavailableError("the dispatcher does not answer") from None
+            case "clear-cache":
+                if not self._daemon.dispatcher.clear_cache():
+                    raise flight.FlightUnavailableError("the prompt cache could not be cleared in time")
+                yield b""
             case "stop":
                 self._daemon.request_stop()
                 yield b""
             case other:
-                raise flight.FlightServerError(f"unknown action {other!r}; known: status, stop")
+                raise flight.FlightServerError(f"unknown action {other!r}; known: status, clear-cache, stop")
 
     def list_actions(self, context: flight.ServerCallContext) -> list[tuple[str, str]]:
         """What ``do_action`` knows."""
-        return [("status", "state of the daemon"), ("stop", "end the daemon")]
+        return [("status", "state of the daemon"), ("clear-cache", "forget all answers"), ("stop", "end the daemon")]
 
 
 def _drain(reader: flight.MetadataRecordBatchReader) -> None:

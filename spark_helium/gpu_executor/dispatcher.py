@@ -27,6 +27,7 @@ from weakref import WeakValueDictionary
 from spark_helium.call_graph import Call, CallGraph
 from spark_helium.errors import HeliumError
 from spark_helium.gpu_executor.call_template import Column
+from spark_helium.gpu_executor.disk_tier import DiskTier
 from spark_helium.gpu_executor.engine_pool import EnginePool, EngineSlot, RunningEngine, StartFailure
 from spark_helium.gpu_executor.engines.base import (
     Engine,
@@ -39,11 +40,12 @@ from spark_helium.gpu_executor.engines.base import (
 )
 from spark_helium.gpu_executor.engines.rendering import too_long
 from spark_helium.gpu_executor.graph_state import GraphState
-from spark_helium.gpu_executor.messages import Counters, EngineStatus, Fatal
+from spark_helium.gpu_executor.messages import Counters, DiskStatus, EngineStatus, Fatal
 from spark_helium.gpu_executor.pins import PinKeeper
 from spark_helium.gpu_executor.prompt_cache import CacheKey, CallKeys, PromptCache
 from spark_helium.gpu_executor.query_answers import QueryAnswers
 from spark_helium.gpu_executor.stream import CallGroup, RowBatch, Stream
+from spark_helium.gpu_executor.two_tier_cache import AnswerCache, TwoTierCache
 from spark_helium.trt.tree import OperatorId
 
 log = logging.getLogger(__name__)
@@ -70,7 +72,7 @@ class Flight:
     slot: EngineSlot
     running: RunningEngine
     key: CacheKey | None
-    cache: PromptCache | None
+    cache: AnswerCache | None
     waiters: list[Waiter]
     expected_output: float
     kv_tokens: int | None = None
@@ -85,6 +87,8 @@ class DispatcherStatus:
     counters: Counters
     cache_entries: int
     cache_bytes: int
+    cache_hits: int
+    cache_disk: DiskStatus | None
     engines: tuple[EngineStatus, ...]
 
 
@@ -96,6 +100,7 @@ class Dispatcher:
     create: makes the engine of a model; called on a thread of its own.
     cache_bytes: most memory of the prompt cache.
     last_words: see :class:`EnginePool`.
+    disk: the prompt cache's tier on disk, if it has one; closed with the dispatcher.
     """
 
     def __init__(
@@ -103,8 +108,9 @@ class Dispatcher:
         create: Callable[[str], Engine],
         cache_bytes: int,
         last_words: Callable[[], Callable[[], str]] = lambda: lambda: "",
+        disk: DiskTier | None = None,
     ) -> None:
-        self.cache = PromptCache(cache_bytes)
+        self.cache = TwoTierCache(PromptCache(cache_bytes), disk)
         self._query_answers = QueryAnswers(cache_bytes)
         self._pins = PinKeeper()
         self._inbox: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
@@ -161,6 +167,15 @@ class Dispatcher:
         """Start a model's engine before a call asks for it."""
         self.post(lambda: self._pool.slot(model, ""))
 
+    def clear_cache(self, timeout: float = 60.0) -> bool:
+        """Forget what the prompt cache holds, on disk as well; False if that took longer than ``timeout`` seconds."""
+        cleared: queue.SimpleQueue[threading.Event] = queue.SimpleQueue()
+        self.post(lambda: cleared.put(self.cache.clear()))
+        try:
+            return cleared.get(timeout=timeout).wait(timeout)
+        except queue.Empty:
+            return False
+
     def status(self, timeout: float = 5.0) -> DispatcherStatus:
         """A consistent view of the state.
 
@@ -183,10 +198,12 @@ class Dispatcher:
                 self._dispatch()
                 self._collect()
                 self._publish()
+                self.cache.turn()
         except BaseException:
             log.critical("the dispatcher broke: please report this", exc_info=True)
             self._stop("the daemon broke; its log has the reason")
         finally:
+            self.cache.close()  # first: engines take their time
             self._pool.close()
 
     def _receive(self) -> None:
@@ -203,7 +220,7 @@ class Dispatcher:
         self._give_up_late_engines()
 
     def _call(self) -> None:
-        """Prepare the calls that can start, some at a time: cache, or an equal call in flight, or the queue."""
+        """Prepare the calls that can start, some at a time: an equal call in flight, or the cache, or the queue."""
         for stream in self._streams:
             if stream.has_backlog and self._has_begun_all(stream):
                 self._open(stream.more())
@@ -242,19 +259,22 @@ class Dispatcher:
         self._schedule(stream, running, group)
         expected_output, operator = stream.state.expected_output(k), OperatorId(stream.state, k)
         flights: list[Flight] = []
+        asked: list[tuple[int, Tokens, CacheKey | None]] = []  # row, prompt, key
         for row, prompt in zip(rows, prompts, strict=True):
             if isinstance(prompt, RenderError):
                 self._settle(stream, batch, k, row, reason=prompt.reason)
-                continue
-            if len(prompt) > limit:
+            elif len(prompt) > limit:
                 self._settle(
                     stream, batch, k, row, reason=too_long(token_count(prompt), running.max_model_len, setting)
                 )
-                continue
-            key = None
-            if keys is not None and cache is not None:
-                key = keys.key(prompt)
-                cached = cache.get(key)
+            else:
+                asked.append((row, prompt, None if keys is None else keys.key(prompt)))
+        known: dict[CacheKey, tuple[str, bool]] = {}
+        if keys is not None and cache is not None:
+            known = cache.get_many([key for _, _, key in asked if key is not None and key not in self._by_key])
+        for row, prompt, key in asked:
+            if key is not None:
+                cached = known.get(key)
                 if cached is not None:
                     counters.answers_from_cache += 1
                     self._settle(stream, batch, k, row, *cached)
@@ -330,7 +350,7 @@ class Dispatcher:
         running.load.enter(flight.kv_tokens)
         return computed
 
-    def _cache_of(self, stream: Stream) -> PromptCache | None:
+    def _cache_of(self, stream: Stream) -> AnswerCache | None:
         """Where equal calls are looked up: the node's cache, or else the answers of the stream's own query."""
         if stream.cache:
             return self.cache
@@ -506,12 +526,15 @@ class Dispatcher:
             self._fail(stream, reason)
 
     def _status(self) -> DispatcherStatus:
-        self.cache.check_integrity()
+        memory, disk = self.cache.memory, self.cache.disk
+        memory.check_integrity()
         return DispatcherStatus(
             calls_in_flight=len(self._flights),
             rows_answered=self._rows_answered,
             counters=self._counters,
-            cache_entries=len(self.cache),
-            cache_bytes=self.cache.bytes,
+            cache_entries=len(memory),
+            cache_bytes=memory.bytes,
+            cache_hits=self.cache.memory_hits,
+            cache_disk=None if disk is None else disk.status(),
             engines=self._pool.status(),
         )

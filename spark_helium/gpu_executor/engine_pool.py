@@ -37,7 +37,8 @@ class RunningEngine:
     def __init__(self, engine: Engine) -> None:
         info = engine.info
         self.engine = engine
-        self.fingerprint = f"{info.engine}\0{info.fingerprint}"
+        # Where a prompt leaves no room for max_tokens, its answer depends on the length of the context.
+        self.fingerprint = f"{info.engine}\0{info.fingerprint}\0{info.max_model_len}"
         self.max_model_len = info.max_model_len
         self.max_prompt_bytes = (info.max_model_len - 1) * TOKEN_BYTES
         self.queue: ReadyQueue[Any] = ReadyQueue(info.block_size)

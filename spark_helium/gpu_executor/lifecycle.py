@@ -40,8 +40,14 @@ from spark_helium.gpu_executor.last_words import last_words, read_from, size_of
 from spark_helium.gpu_executor.messages import PROTOCOL_VERSION, Owner
 
 # Settings that make two daemons different. Others travel with each stream.
-IDENTITY_SETTINGS = ("engine", "modelDirectory", "cache.memory", "kv.pin.budget")
-IDENTITY_PREFIXES = ("vllm.", "simulator.")
+IDENTITY_SETTINGS = ("engine", "modelDirectory", "cache.memory", "cache.directory", "kv.pin.budget")
+IDENTITY_PREFIXES = ("vllm.", "simulator.", "cache.disk.")
+
+# Beginnings of the names of file systems that several nodes mount.
+SHARED_FILE_SYSTEMS = (
+    "nfs", "cifs", "smb", "afs", "lustre", "gpfs", "beegfs", "ceph", "gluster", "pvfs", "ocfs", "gfs", "panfs",
+    "wekafs", "fuse.sshfs", "fuse.s3fs", "fuse.gcsfuse", "fuse.gluster", "fuse.ceph", "fuse.juicefs",
+)  # fmt: skip
 
 MAX_SOCKET_PATH = 100  # sun_path has 108 bytes on Linux and 104 on macOS
 LOG_LIMIT = 8 << 20
@@ -67,8 +73,9 @@ def identity(settings: Settings) -> str:
     relevant = {
         key: settings[key] for key in sorted(settings) if key in IDENTITY_SETTINGS or key.startswith(IDENTITY_PREFIXES)
     }
-    if relevant["modelDirectory"]:
-        relevant["modelDirectory"] = str(_absolute("modelDirectory", relevant["modelDirectory"]))
+    for name in ("modelDirectory", "cache.directory"):
+        if relevant[name]:
+            relevant[name] = str(_absolute(name, relevant[name]))
     # A Python without vLLM must not meet the daemon of one that has it, nor the other way round.
     python = _python_identity(daemon_python(settings))
     text = json.dumps([PROTOCOL_VERSION, package_version(), python, relevant], sort_keys=True)
@@ -150,19 +157,12 @@ def private_directory(settings: Settings) -> Path:
         )
     try:
         directory.mkdir(mode=0o700, parents=bool(given), exist_ok=True)
-        status = directory.lstat()
+        problem = privacy_problem(directory)
     except OSError as e:
         raise DaemonStartError(
             f"cannot make the directory {str(directory)!r} for the node's daemon: {e}; set "
             "spark.helium.executor.directory to one that you can write"
         ) from e
-    problem = None
-    if not stat.S_ISDIR(status.st_mode):
-        problem = "it is not a directory"
-    elif status.st_uid != os.getuid():
-        problem = f"it belongs to user {status.st_uid}, not to you ({os.getuid()})"
-    elif status.st_mode & 0o077:
-        problem = f"others may enter it (mode {stat.S_IMODE(status.st_mode):04o})"
     if problem:
         raise DaemonStartError(
             f"refusing to use {str(directory)!r} for the node's daemon: {problem}. Set "
@@ -170,6 +170,47 @@ def private_directory(settings: Settings) -> Path:
             "with the right mode"
         )
     return directory
+
+
+def privacy_problem(directory: Path) -> str:
+    """Why the directory is not the user's alone; empty if it is. May raise OSError."""
+    status = directory.lstat()
+    if not stat.S_ISDIR(status.st_mode):
+        return "it is not a directory"
+    if status.st_uid != os.getuid():
+        return f"it belongs to user {status.st_uid}, not to you ({os.getuid()})"
+    if status.st_mode & 0o077:
+        return f"others may enter it (mode {stat.S_IMODE(status.st_mode):04o})"
+    return ""
+
+
+def cache_directory(settings: Settings) -> Path:
+    """Where the prompt cache keeps answers on disk. Not made here.
+
+    The directory is one node's. On a file system that other nodes may have as well it gets the node's name, because
+    processes of several nodes must not write to one store.
+    """
+    given = settings["cache.directory"]
+    if given:
+        directory = _absolute("cache.directory", given)
+    else:
+        cache_home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+        directory = Path(cache_home, "spark-helium", "prompt-cache")
+    return directory / socket.gethostname() if _is_shared(directory) else directory
+
+
+def _is_shared(directory: Path) -> bool:
+    """Whether the file system, as far as its kind tells, may be another node's too."""
+    import psutil
+
+    path = directory.resolve()
+    kinds = {}
+    with contextlib.suppress(psutil.Error, OSError):
+        kinds = {Path(mount.mountpoint): mount.fstype for mount in psutil.disk_partitions(all=True)}
+    for parent in (path, *path.parents):
+        if parent in kinds:
+            return kinds[parent].lower().startswith(SHARED_FILE_SYSTEMS)
+    return False
 
 
 def _default_directory() -> Path:
@@ -448,7 +489,7 @@ def write_settings(settings: Settings, files: DaemonFiles) -> None:
     temporary = files.settings.with_suffix(f".{os.getpid()}.tmp")
     # With the Python that runs it, because that is part of what the daemon is; paths absolute, as its directory is /.
     text = settings.to_text() | {full_key("executor.python"): daemon_python(settings)}
-    for name in ("executor.directory", "modelDirectory"):
+    for name in ("executor.directory", "modelDirectory", "cache.directory"):
         if settings[name]:
             text[full_key(name)] = str(_absolute(name, settings[name]))
     temporary.write_text(json.dumps(text, indent=1))

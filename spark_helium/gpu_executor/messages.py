@@ -24,7 +24,7 @@ from typing import Any, Self
 
 from spark_helium.errors import ProtocolError
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 _BY_NAME: dict[str, type[WireMessage]] = {}
 
@@ -191,8 +191,31 @@ class EngineStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class DiskStatus:
+    """The prompt cache's tier on disk, as one daemon sees it.
+
+    Attributes
+    ----------
+    off: why the daemon no longer uses it; empty while it does.
+    slow: why lookups pause; empty while they do not.
+    hits, damaged: answers found, and answers dropped because their checksum was wrong, since the daemon began.
+    not_kept: answers that were too large, or came faster than the disk could write.
+    """
+
+    directory: str
+    limit: int
+    off: str = ""
+    slow: str = ""
+    hits: int = 0
+    damaged: int = 0
+    not_kept: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Status(WireMessage):
-    """The daemon's answer to ``ping`` and ``status``."""
+    """The daemon's answer to ``ping`` and ``status``. ``cache_*`` are the prompt cache's tier in memory; ``cache_disk``
+    is None when the tier on disk is switched off.
+    """
 
     pid: int
     package: str
@@ -209,12 +232,15 @@ class Status(WireMessage):
     cache_limit: int
     owners: tuple[int, ...] = ()
     engines: tuple[EngineStatus, ...] = field(default=())
+    cache_hits: int = 0
+    cache_disk: DiskStatus | None = None
 
     @classmethod
     def _from_body(cls, body: dict[str, Any]) -> Self:
-        counters, engines, owners = (body.pop(name) for name in ("counters", "engines", "owners"))
+        counters, engines, owners, disk = (body.pop(name) for name in ("counters", "engines", "owners", "cache_disk"))
         return cls(
             counters=Counters(**counters),
+            cache_disk=None if disk is None else DiskStatus(**disk),
             engines=tuple(EngineStatus(**e) for e in engines),
             owners=tuple(owners),
             **body,

@@ -1,9 +1,13 @@
-"""Answers of earlier calls, by what was asked: least recently used first out, bounded by bytes."""
+"""Answers of earlier calls, by what was asked: the keys, and the tier in memory.
+
+See :mod:`.two_tier_cache` for the node's prompt cache as a whole.
+"""
 
 from __future__ import annotations
 
 import json
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import astuple
 from hashlib import blake2b
 from typing import NewType
@@ -11,20 +15,33 @@ from typing import NewType
 from spark_helium.call_graph import Constraint, Sampling
 
 CacheKey = NewType("CacheKey", bytes)
+Answer = tuple[str, bool]  # the text as the engine gave it, and whether it was cut off
+
+# What kind of result an entry holds, as part of its key. All calls so far give a completion's text: the SQL type of
+# the answer is made from it in the Spark worker, so that llm() as a STRING and as a STRUCT share an entry. A call that
+# gives something else for the same prompt, such as an embedding, must say so here.
+COMPLETION = "completion"
 
 # What an entry costs besides its text: the key, the dictionary's slot and links, the tuple.
 ENTRY_OVERHEAD = 320
 
 
 class CallKeys:
-    """Makes the cache keys of calls that share engine, sampling and constraint, within one scope.
+    """Makes the cache keys of calls that share engine, sampling, constraint and kind of result, within one scope.
 
     A key is a digest, not the tokens: prompts are long and the cache holds many. 20 bytes keep an accidental
     collision out of reach of any number of calls a node can make.
     """
 
-    def __init__(self, fingerprint: str, sampling: Sampling, constraint: Constraint | None, scope: str = "") -> None:
-        what = [scope, fingerprint, astuple(sampling), None if constraint is None else astuple(constraint)]
+    def __init__(
+        self,
+        fingerprint: str,
+        sampling: Sampling,
+        constraint: Constraint | None,
+        scope: str = "",
+        kind: str = COMPLETION,
+    ) -> None:
+        what = [kind, scope, fingerprint, astuple(sampling), None if constraint is None else astuple(constraint)]
         self._prefix = blake2b(json.dumps(what).encode() + b"\0", digest_size=20)
 
     def key(self, tokens: bytes) -> CacheKey:
@@ -44,17 +61,27 @@ class PromptCache:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.bytes = 0
-        self._answers: OrderedDict[CacheKey, tuple[str, bool]] = OrderedDict()
+        self._answers: OrderedDict[CacheKey, Answer] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._answers)
 
-    def get(self, key: CacheKey) -> tuple[str, bool] | None:
-        """The answer's text and whether it was cut off, or None. A hit makes the entry the most recent one."""
+    def get(self, key: CacheKey) -> Answer | None:
+        """The answer, or None. A hit makes the entry the most recent one."""
         answer = self._answers.get(key)
         if answer is not None:
             self._answers.move_to_end(key)
         return answer
+
+    def get_many(self, keys: Iterable[CacheKey]) -> dict[CacheKey, Answer]:
+        """The answers that are there, by key, each as with :meth:`get`."""
+        answers, found = self._answers, {}
+        for key in keys:
+            answer = answers.get(key)
+            if answer is not None:
+                answers.move_to_end(key)
+                found[key] = answer
+        return found
 
     def put(self, key: CacheKey, text: str, truncated: bool) -> None:
         """Keep an answer as the most recent one, and drop the least recent ones that no longer fit."""
@@ -69,6 +96,11 @@ class PromptCache:
         while self.bytes > self.limit:
             _, (dropped, _) = self._answers.popitem(last=False)
             self.bytes -= entry_size(dropped)
+
+    def clear(self) -> None:
+        """Forget all answers."""
+        self._answers.clear()
+        self.bytes = 0
 
     def check_integrity(self) -> None:
         """Assert that the books balance."""

@@ -1,4 +1,4 @@
-"""A private directory for a test's daemons, all stopped when the test is over."""
+"""A private directory for a test's daemons and their prompt cache; all are stopped when the test is over."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ WAIT = 15.0
 
 
 class DaemonDirectory:
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, cache_home: Path) -> None:
         self.path = path
+        self.cache = cache_home / "prompt-cache"
 
     def texts(self, **given: str) -> dict[str, str]:
         """Settings of the simulator as Spark would give them; names in Python spelling."""
-        settings = Settings({"engine": "simulator", "executor_directory": str(self.path)} | given)
-        return settings.to_text()
+        own = {"executor_directory": str(self.path), "cache_directory": str(self.cache)}
+        return Settings({"engine": "simulator"} | own | given).to_text()
 
     def settings(self, **given: str) -> Settings:
         return Settings(self.texts(**given))
@@ -42,9 +43,9 @@ class DaemonDirectory:
 @contextmanager
 def daemon_directory() -> Iterator[DaemonDirectory]:
     # Not pytest's tmp_path: with a test's name in it, a socket's path is too long.
-    path = Path(tempfile.mkdtemp(prefix="hd-"))
+    path, cache_home = (Path(tempfile.mkdtemp(prefix=prefix)) for prefix in ("hd-", "hc-"))
     try:
-        yield DaemonDirectory(path)
+        yield DaemonDirectory(path, cache_home)
     finally:
         for files in lifecycle.known_daemons(path):
             if not client.stop(files):
@@ -53,6 +54,7 @@ def daemon_directory() -> Iterator[DaemonDirectory]:
                     os.kill(process, signal.SIGKILL)
             lifecycle.wait_until_gone(files, WAIT)
         shutil.rmtree(path)
+        shutil.rmtree(cache_home)
 
 
 def until(condition: Callable[[], object], what: str, seconds: float = WAIT) -> float:

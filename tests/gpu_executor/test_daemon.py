@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pyarrow as pa
@@ -20,15 +21,20 @@ import pytest
 from spark_helium.call_graph import Call, CallGraph, InputRef, Message, Sampling
 from spark_helium.conf import Settings
 from spark_helium.errors import ConfigurationError, DaemonStartError, ProtocolError
-from spark_helium.gpu_executor import client, lifecycle
+from spark_helium.gpu_executor import answer_store, client, lifecycle
+from spark_helium.gpu_executor.answer_store import StoreInfo
 from spark_helium.gpu_executor.client import AnswerBatch, RowStream
-from spark_helium.gpu_executor.messages import Counters, Fatal
+from spark_helium.gpu_executor.messages import PROTOCOL_VERSION, Counters, Fatal
 from tests.gpu_executor.daemons import DaemonDirectory, until
 
 ROOT = Path(__file__).parents[2]
 ONE = CallGraph((Call(0, "m", (Message("user", (InputRef(0),)),), Sampling(16)),), 1)
 SLOW = {"simulator_decode_micros_per_token": "1e8"}  # no answer within a test
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def process_environment() -> dict[str, str]:
+    """Of a process of its own: this one's as it is now, because fixtures change it."""
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 def rows(*texts: str | None) -> pa.RecordBatch:
@@ -64,7 +70,9 @@ def receive_fatal(stream: RowStream) -> Fatal:
 def client_process(settings: Settings, *texts: str, command: tuple[str, ...] = ()) -> Iterator[subprocess.Popen[str]]:
     arguments = [*command, sys.executable, str(ROOT / "tests/gpu_executor/stream_client.py")]
     arguments += [json.dumps(settings.to_text()), *texts]
-    process = subprocess.Popen(arguments, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        arguments, env=process_environment(), stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == "sent\n"
@@ -118,6 +126,90 @@ def test_pins_of_a_stream_and_their_state(daemons: DaemonDirectory):
     assert daemons.status(settings).rows_answered == 6  # one daemon: only the budget is the engine's
 
 
+def test_second_daemon_finds_what_the_first_one_kept(daemons: DaemonDirectory):
+    settings = daemons.settings()
+    with open_stream(settings) as stream:
+        stream.send(rows("a", "b"))
+        first, _ = receive(stream, 2)
+    assert client.stop(lifecycle.DaemonFiles.of(settings))
+    lifecycle.wait_until_gone(lifecycle.DaemonFiles.of(settings), 10)
+    assert stat.S_IMODE(daemons.cache.stat().st_mode) == 0o700
+    # Another configuration, and so another daemon, that shares the store while the first one runs again.
+    for other in (settings, daemons.settings(simulator_block_size="32")):
+        with open_stream(other) as stream:
+            stream.send(rows("a", "b", "a"))
+            again, counters = receive(stream, 3)
+        assert again == {0: first[0], 1: first[1], 2: first[0]}
+        assert (counters.calls_sent, counters.answers_from_cache) == (0, 3)
+        disk = daemons.status(other).cache_disk
+        assert disk is not None
+        assert (disk.hits, disk.off, daemons.status(other).cache_hits) == (2, "", 1)
+
+
+def info(daemons: DaemonDirectory) -> StoreInfo:
+    return answer_store.run_once(daemons.cache, lambda store: store.info()) or StoreInfo()
+
+
+def test_killed_daemon_loses_little_and_damages_nothing(daemons: DaemonDirectory):
+    settings = daemons.settings()
+    with open_stream(settings) as stream:
+        stream.send(rows(*(f"{n}" for n in range(1000))))
+        first, _ = receive(stream, 1000)
+        until(lambda: info(daemons).entries == 1000, "the writing")
+        pid = daemons.status(settings).pid
+        os.kill(pid, signal.SIGKILL)
+        receive_fatal(stream)
+    with open_stream(settings) as stream:
+        stream.send(rows(*(f"{n}" for n in range(1000))))
+        again, counters = receive(stream, 1000)
+    assert again == first
+    assert counters.calls_sent == 0
+    assert daemons.status(settings).pid != pid
+    assert "is set aside" not in daemons.log(settings)
+
+
+def test_cache_directory_that_cannot_be_used_fails_no_query(daemons: DaemonDirectory):
+    daemons.cache.mkdir(parents=True)
+    daemons.cache.chmod(0o755)
+    settings = daemons.settings()
+    with open_stream(settings) as stream:
+        stream.send(rows("a", "b", "a"))
+        receive(stream, 3)
+    disk = daemons.status(settings).cache_disk
+    assert disk is not None
+    assert "others may enter it (mode 0755)" in disk.off
+    assert daemons.log(settings).count("goes on in memory alone") == 1
+    assert list(daemons.cache.iterdir()) == []
+
+
+def test_without_the_disk(daemons: DaemonDirectory):
+    for given in ({"cache_disk_enabled": "false"}, {"cache_enabled": "false", "cache_memory": "1m"}):
+        settings = daemons.settings(**given)
+        with open_stream(settings) as stream:
+            stream.send(rows("a"))
+            receive(stream, 1)
+        assert (daemons.status(settings).cache_disk is None) == ("cache_disk_enabled" in given)
+        client.stop(lifecycle.DaemonFiles.of(settings))
+        lifecycle.wait_until_gone(lifecycle.DaemonFiles.of(settings), 10)
+    assert not daemons.cache.exists()
+
+
+def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert lifecycle.cache_directory(Settings()) == tmp_path / "spark-helium" / "prompt-cache"
+    assert lifecycle.cache_directory(Settings({"cache.directory": "~/c"})) == tmp_path / "home" / "c"
+    with pytest.raises(ConfigurationError, match=r"cache\.directory = '~nobody-here/d'"):
+        lifecycle.cache_directory(Settings({"cache.directory": "~nobody-here/d"}))
+    # Two nodes that mount one home must not write to one store.
+    mounts = [("/", "ext4"), (str(tmp_path), "nfs4"), (str(tmp_path / "local"), "tmpfs")]
+    monkeypatch.setattr(
+        psutil, "disk_partitions", lambda all: [SimpleNamespace(mountpoint=m, fstype=t) for m, t in mounts]
+    )
+    assert lifecycle.cache_directory(Settings()).name == socket.gethostname()
+    assert lifecycle.cache_directory(Settings({"cache.directory": str(tmp_path / "local" / "c")})).name == "c"
+
+
 def test_eight_at_once_start_one(daemons: DaemonDirectory):
     settings = daemons.settings()
     code = (
@@ -126,7 +218,7 @@ def test_eight_at_once_start_one(daemons: DaemonDirectory):
         "print(c.ping(ensure_daemon(Settings(json.loads(sys.argv[1])))).pid)"
     )
     command = [sys.executable, "-c", code, json.dumps(settings.to_text())]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "env": ENVIRONMENT}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "env": process_environment()}
     processes = [subprocess.Popen(command, **pipes) for _ in range(8)]
     for process in processes:
         assert process.stdin is not None
@@ -413,7 +505,7 @@ def test_other_protocol_version(daemons: DaemonDirectory, monkeypatch: pytest.Mo
     files = lifecycle.ensure_daemon(settings)
     header = RowStream.header(ONE.to_json(), settings, "app", "q")
     monkeypatch.setattr("spark_helium.gpu_executor.messages.PROTOCOL_VERSION", 7)
-    with pytest.raises(ProtocolError, match=r"version 1\b.*version 7\b"):
+    with pytest.raises(ProtocolError, match=rf"version {PROTOCOL_VERSION}\b.*version 7\b"):
         RowStream(files, header, rows().schema)
     monkeypatch.undo()
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from spark_helium.conf import Settings
 from spark_helium.errors import EngineStartError
 from spark_helium.gpu_executor import engines
 from spark_helium.gpu_executor.arrays import FlawedColumn
+from spark_helium.gpu_executor.disk_tier import DiskTier
 from spark_helium.gpu_executor.dispatcher import Dispatcher
 from spark_helium.gpu_executor.engines.base import Engine
 from spark_helium.gpu_executor.messages import Counters, Fatal
@@ -81,7 +83,7 @@ CHAIN = CallGraph((call(0, "a ", InputRef(0)), call(1, "b ", CallRef(0), " ", In
 class Bench:
     """A dispatcher and the engines it made."""
 
-    def __init__(self, make: Callable[[str], Engine], cache_bytes: int = 1 << 20) -> None:
+    def __init__(self, make: Callable[[str], Engine], cache_bytes: int = 1 << 20, disk: DiskTier | None = None) -> None:
         self.engines: dict[str, list[Any]] = {}
 
         def create(model: str) -> Engine:
@@ -89,7 +91,7 @@ class Bench:
             self.engines.setdefault(model, []).append(engine)
             return engine
 
-        self.dispatcher = Dispatcher(create, cache_bytes)
+        self.dispatcher = Dispatcher(create, cache_bytes, disk=disk)
         self.dispatcher.start()
 
     def open(self, graph: CallGraph = ONE, **options: Any) -> tuple[Stream, Inbox]:
@@ -566,6 +568,117 @@ class TestCache:
         for _ in range(2):
             inbox = bench.run(ONE, ["refused"])
             assert (inbox.counters.calls_sent, inbox.counters.calls_failed) == (1, 1)
+
+
+class TestCacheOnDisk:
+    @pytest.fixture
+    def again(self, benches, tmp_path: Path) -> Callable[..., Bench]:
+        """A dispatcher as after a restart: nothing in memory, the disk as it was left."""
+        before: list[Bench] = []
+
+        def start(create: Callable[[str], Engine] = ScriptedEngine, **options: Any) -> Bench:
+            for bench in before:
+                bench.dispatcher.stop("a restart")
+                assert not bench.dispatcher.alive
+            before[:] = [Bench(create, disk=DiskTier(tmp_path / "cache", 1 << 20), **options)]
+            return before[0]
+
+        yield start
+        for bench in before:
+            bench.dispatcher.stop("the test is over")
+
+    def test_second_run_after_a_restart_makes_no_call(self, again):
+        first = again().run(CHAIN, ["x", "cut", "x"], ["1", "2", "1"])
+        assert (first.counters.calls_requested, first.counters.calls_sent) == (6, 4)
+        bench = again()
+        second = bench.run(CHAIN, ["x", "cut", "x"], ["1", "2", "1"])
+        assert (second.texts, second.truncated) == (first.texts, first.truncated)
+        assert second.counters == Counters(calls_requested=6, answers_from_cache=6)
+        status = bench.dispatcher.status()
+        assert (status.cache_hits, status.cache_disk.hits, status.cache_entries) == (2, 4, 4)
+
+    def test_chain_goes_on_where_the_first_run_stopped(self, again):
+        bench = again(lambda m: ScriptedEngine(m, hold=lambda prompt: prompt.startswith("user:b")))
+        stream, _ = bench.open(CHAIN)
+        bench.dispatcher.feed(stream, [["x", "y"], ["1", "2"]], 2)
+        until(lambda: len(bench.engine().submitted) == 4)  # the first calls are answered, the second ones hang
+        bench = again()
+        inbox = bench.run(CHAIN, ["x", "y"], ["1", "2"])
+        assert inbox.counters == Counters(4, 2, 2, inbox.counters.prompt_tokens, 4, 6, 0)
+        assert bench.engine().submitted == ["user:b <user:a x> 1", "user:b <user:a y> 2"]
+
+    def test_switched_off_for_a_query_touches_neither_tier(self, again, tmp_path: Path):
+        bench = again()
+        for _ in range(2):
+            assert bench.run(ONE, ["x", "y"], cache=False).counters.calls_sent == 2
+        status = bench.dispatcher.status()
+        assert (status.cache_entries, status.cache_hits, status.cache_disk.hits) == (0, 0, 0)
+        again()
+        assert not (tmp_path / "cache").exists()
+
+    def test_failures_and_random_answers_stay_out(self, again):
+        random = CallGraph((call(0, InputRef(0), sampling=Sampling(8, temperature=0.5)),), 1)
+        for _ in range(2):
+            bench = again()
+            assert bench.run(ONE, ["refused"]).counters.calls_sent == 1
+            assert bench.run(random, ["x"]).counters.calls_sent == 1
+
+    def test_without_memory(self, again):
+        bench = again(cache_bytes=0)
+        assert bench.run(ONE, ["x"]).counters.calls_sent == 1
+        assert bench.run(ONE, ["x"]).counters.calls_sent == 0
+        assert again(cache_bytes=0).run(ONE, ["x", "y"]).counters.calls_sent == 1
+
+    def test_cleared(self, again):
+        bench = again()
+        bench.run(ONE, ["x"])
+        assert bench.dispatcher.clear_cache(WAIT)
+        assert bench.run(ONE, ["x"]).counters.calls_sent == 1
+        assert again().run(ONE, ["x"]).counters.calls_sent == 0
+
+    def test_disk_that_fails_fails_no_call(self, again, tmp_path: Path):
+        (tmp_path / "cache").write_text("a file is in the way")
+        bench = again()
+        for sent in (2, 0):
+            assert bench.run(ONE, ["x", "y"]).counters.calls_sent == sent
+        assert "cannot use the directory" in bench.dispatcher.status().cache_disk.off
+
+
+class TestTaskThatRunsAgain:
+    """A task that failed, was speculated, or whose result got lost asks the same once more."""
+
+    ROWS = ("a", "b", "c", "d")
+
+    def test_after_it_died_half_way(self, benches):
+        bench = benches(lambda m: ScriptedEngine(m, hold=lambda prompt: prompt[-1] in "cd"))
+        attempt, inbox = bench.open()
+        bench.dispatcher.feed(attempt, [list(self.ROWS)], 4)
+        inbox._wait(lambda: len(inbox.texts) == 2, "the first answers")
+        bench.dispatcher.close(attempt)
+        until(lambda: len(bench.engine().aborted) == 2)
+        bench.engine().hold = lambda prompt: False
+        again = bench.run(ONE, list(self.ROWS))
+        assert (again.counters.calls_sent, again.counters.answers_from_cache) == (2, 2)
+        assert sorted(bench.engine().submitted) == [f"user:ask {x}" for x in ("a", "b", "c", "c", "d", "d")]
+
+    def test_beside_the_first_attempt(self, benches):
+        bench = benches(lambda m: ScriptedEngine(m, hold=lambda prompt: True))
+        attempts = [bench.open() for _ in range(2)]
+        for attempt, _ in attempts:
+            bench.dispatcher.feed(attempt, [list(self.ROWS)], 4)
+        until(lambda: len(bench.engine().submitted) == 4)
+        bench.engine().release("user:ask a", "user:ask b")
+        attempts[1][1]._wait(lambda: len(attempts[1][1].texts) == 2, "the first answers")
+        bench.dispatcher.close(attempts[0][0])  # the scheduler kills one of them, and the other takes its calls over
+        bench.engine().release("user:ask c", "user:ask d")
+        assert set(attempts[1][1].wait(4).texts) == set(range(4))
+        assert bench.engine().aborted == []
+        assert sorted(bench.engine().submitted) == [f"user:ask {x}" for x in self.ROWS]
+
+    def test_after_it_was_done(self, benches):
+        bench = benches()
+        bench.run(ONE, list(self.ROWS))
+        assert bench.run(ONE, list(self.ROWS)).counters == Counters(calls_requested=4, answers_from_cache=4)
 
 
 class TestSingleFlight:

@@ -9,6 +9,7 @@ from spark_helium.gpu_executor.messages import (
     PROTOCOL_VERSION,
     Accepted,
     Counters,
+    DiskStatus,
     EngineStatus,
     Fatal,
     Owner,
@@ -27,6 +28,7 @@ MESSAGES = [
     Report(COUNTERS, 992),
     Fatal("because ☃", "m"),
     Status(1, "0.1", "ab", 1.5, 0.5, True, 1, 2, 3, COUNTERS, 4, 5, 6, (7, 8), (EngineStatus("m", "ready"),)),
+    Status(1, "0.1", "ab", 1.5, 0.5, True, 1, 2, 3, COUNTERS, 4, 5, 6, (), (), 7, DiskStatus("/d", 8, "full", "", 9)),
 ]
 
 
@@ -53,10 +55,10 @@ def test_other_version_names_both():
         b"\x80\x04junk",
         b"[]",
         b"{}",
-        b'{"protocol":1,"message":"Nothing"}',
-        b'{"protocol":1,"message":"Accepted"}',
-        b'{"protocol":1,"message":"Report","counters":{"x":1}}',
-        b'{"protocol":1,"message":"Fatal","reason":"r","extra":1}',
+        b'{"protocol":2,"message":"Nothing"}',
+        b'{"protocol":2,"message":"Accepted"}',
+        b'{"protocol":2,"message":"Report","counters":{"x":1}}',
+        b'{"protocol":2,"message":"Fatal","reason":"r","extra":1}',
     ],
 )
 def test_malformed(data):

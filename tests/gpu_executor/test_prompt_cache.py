@@ -33,9 +33,15 @@ class AgainstAList(RuleBasedStateMachine):
     def get(self, key: CacheKey) -> None:
         found = [entry for entry in self.model if entry[0] == key]
         assert self.cache.get(key) == (found[0][1:] if found else None)
+        assert self.cache.get_many([key, key]) == ({key: found[0][1:]} if found else {})
         if found:
             self.model.remove(found[0])
             self.model.append(found[0])
+
+    @rule()
+    def clear(self) -> None:
+        self.cache.clear()
+        self.model.clear()
 
     @invariant()
     def same_books(self) -> None:
@@ -59,6 +65,8 @@ def test_everything_that_changes_an_answer_changes_the_key():
     variants = [
         CallKeys("print", sampling, None),
         CallKeys("other", sampling, None),
+        CallKeys("print", sampling, None, scope="a query"),
+        CallKeys("print", sampling, None, kind="another kind of result"),
         CallKeys("print", Sampling(9), None),
         CallKeys("print", Sampling(8, temperature=0.1, seed=1), None),
         CallKeys("print", Sampling(8, temperature=0.1, seed=2), None),

@@ -17,7 +17,7 @@ import spark_helium
 from spark_helium.conf import Settings
 from spark_helium.demo import table
 from spark_helium.functions import llm
-from spark_helium.gpu_executor import models
+from spark_helium.gpu_executor import client, lifecycle, models
 
 pytestmark = pytest.mark.engine
 
@@ -33,7 +33,9 @@ def start(directory: Path) -> SparkSession:
         .config("spark.ui.showConsoleProgress", "false")
         .config("spark.sql.shuffle.partitions", "2")
     )
-    session = spark_helium.configure(builder, engine="vllm", executor_directory=str(directory)).getOrCreate()
+    session = spark_helium.configure(
+        builder, engine="vllm", executor_directory=str(directory), cache_directory=str(directory / "cache")
+    ).getOrCreate()
     table.reviews(session).limit(ROWS).createOrReplaceTempView("reviews")
     return session
 
@@ -118,7 +120,14 @@ def test_typed_answers_errors_and_forged_roles(session: SparkSession) -> None:
 
 def test_a_new_session_gives_the_same_table(session: SparkSession, directory: Path, direct_answers: list[str]) -> None:
     session.stop()
+    for files in lifecycle.known_daemons(directory):
+        client.stop(files)
+        lifecycle.wait_until_gone(files, 60)
     again = start(directory)
+    with spark_helium.measure(again) as run:
+        verdicts = [row.verdict for row in again.sql(QUERY).collect()]
+    assert (run.calls_sent, run.answers_from_cache) == (0, ROWS), "the answers outlived the daemon"
+    assert verdicts == direct_answers
     again.conf.set("spark.helium.cache.enabled", "false")
     with spark_helium.measure(again) as run:
         verdicts = [row.verdict for row in again.sql(QUERY).collect()]

@@ -73,7 +73,8 @@ def test_answers_counts_and_owner(spark: SparkSession, directory: DaemonDirector
 
 def test_cancelled_job_aborts_its_calls(spark: SparkSession, directory: DaemonDirectory):
     slow = {"simulator_decode_micros_per_token": "1e8"}
-    frame = spark.createDataFrame([(f"row {i}",) for i in range(100)], "body string").repartition(2)
+    # Rows of its own: those of another test are answered on disk.
+    frame = spark.createDataFrame([(f"slow row {i}",) for i in range(100)], "body string").repartition(2)
     failed: list[Exception] = []
 
     def query() -> None:

@@ -129,7 +129,7 @@ class VllmEngine(Engine):
             self._info = EngineInfo(
                 engine="vllm",
                 model=model,
-                fingerprint=_fingerprint(path, config, self._api.version),
+                fingerprint=_fingerprint(path, config, self._api.version, settings["vllm.extraArgs"]),
                 max_model_len=config.model_config.max_model_len,
                 block_size=config.cache_config.block_size,
                 kv_blocks=config.cache_config.num_gpu_blocks or 0,
@@ -555,8 +555,8 @@ def _load_tokenizer(model_config: Any) -> Any:
     )
 
 
-def _fingerprint(path: str, config: Any, version: str) -> str:
-    """Of the model's files, and of what else may change an answer."""
+def _fingerprint(path: str, config: Any, version: str, extra: str) -> str:
+    """Of the model's files, and of what else may change an answer; of ``extra`` arguments any may."""
     folder = path
     if not Path(folder).is_dir():
         from huggingface_hub import try_to_load_from_cache
@@ -564,7 +564,8 @@ def _fingerprint(path: str, config: Any, version: str) -> str:
         cached = try_to_load_from_cache(path, "config.json", revision=config.model_config.revision)
         folder = str(Path(cached).parent) if isinstance(cached, str) else ""
     files = models.fingerprint(folder) if folder else path
-    return f"vllm-{version}-{str(config.model_config.dtype).removeprefix('torch.')}-{files}"
+    arguments = json.dumps(json.loads(extra), sort_keys=True)
+    return f"vllm-{version}-{str(config.model_config.dtype).removeprefix('torch.')}-{files}-{arguments}"
 
 
 def _constraint_hint(constraint: Constraint | None) -> str:
