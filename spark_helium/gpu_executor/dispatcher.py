@@ -41,7 +41,6 @@ from spark_helium.gpu_executor.engines.base import (
 from spark_helium.gpu_executor.engines.rendering import too_long
 from spark_helium.gpu_executor.graph_state import GraphState
 from spark_helium.gpu_executor.messages import Counters, DiskStatus, EngineStatus, Fatal
-from spark_helium.gpu_executor.pins import PinKeeper
 from spark_helium.gpu_executor.prompt_cache import CacheKey, CallKeys, PromptCache
 from spark_helium.gpu_executor.query_answers import QueryAnswers
 from spark_helium.gpu_executor.stream import CallGroup, RowBatch, Stream
@@ -112,7 +111,6 @@ class Dispatcher:
     ) -> None:
         self.cache = TwoTierCache(PromptCache(cache_bytes), disk)
         self._query_answers = QueryAnswers(cache_bytes)
-        self._pins = PinKeeper()
         self._inbox: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self._pool = EnginePool(create, self.post, self._engine_ready, self._engine_did_not_start, last_words)
         self._ready: deque[CallGroup] = deque()
@@ -295,7 +293,7 @@ class Dispatcher:
             flights.append(flight)
         if flights:
             try:
-                self._pins.before_submit(running.engine, stream, k, len(flights))
+                running.pins.before_submit(stream, k, len(flights))
             except Exception as e:  # an EngineError, or a bug of the engine's adapter
                 self._engine_died(slot, e)
                 return

@@ -13,8 +13,10 @@ from spark_helium.errors import HeliumError
 from spark_helium.gpu_executor.engines.base import TOKEN_BYTES, Engine
 from spark_helium.gpu_executor.engines.prefix_cache import PrefixCache
 from spark_helium.gpu_executor.messages import EngineStatus
+from spark_helium.gpu_executor.pins import PinKeeper
 from spark_helium.gpu_executor.ready_queue import EngineLoad, ReadyQueue
 from spark_helium.gpu_executor.schedule import Schedule
+from spark_helium.gpu_executor.static_prefix import StaticPrefixes
 from spark_helium.gpu_executor.stream import CallGroup
 
 log = logging.getLogger(__name__)
@@ -30,6 +32,7 @@ class RunningEngine:
     ----------
     queue: calls that are rendered and wait for their turn.
     schedule: the order in which the operators of the running queries should get it.
+    pins: chooses the prefixes that its KV cache keeps.
     load: what it has to do.
     prefixes: what its KV cache is likely to hold, by the prompts that were sent.
     """
@@ -42,7 +45,9 @@ class RunningEngine:
         self.max_model_len = info.max_model_len
         self.max_prompt_bytes = (info.max_model_len - 1) * TOKEN_BYTES
         self.queue: ReadyQueue[Any] = ReadyQueue(info.block_size)
-        self.schedule = Schedule(engine)
+        static_prefixes = StaticPrefixes(engine.renderer)
+        self.schedule = Schedule(info, static_prefixes)
+        self.pins = PinKeeper(engine, static_prefixes)
         self.load = EngineLoad(info)
         self.prefixes = PrefixCache(max(1, info.kv_blocks), info.block_size)
 

@@ -5,30 +5,25 @@ what was seen: the calls of the queries that used it, half of them forgotten wit
 running query's prefixes come first, those of the queries before it stay as long as there is room, and what nobody
 uses any more goes. The clock is the number of queries, so that the same queries give the same pins on any machine.
 
-:class:`PinPolicy` decides and knows no engine. :class:`PinKeeper` watches the calls and tells the engine, which holds
+:class:`PinPolicy` decides and knows no engine. :class:`PinKeeper` watches the calls and tells its engine, which holds
 the blocks (:mod:`.engines.pin_table`).
 """
 
 from __future__ import annotations
 
 import itertools
-import logging
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
-from spark_helium.call_graph import Call
 from spark_helium.gpu_executor.engines.base import TOKEN_BYTES, Engine, Tokens, token_count
 from spark_helium.gpu_executor.engines.prefix_cache import block_keys
-from spark_helium.gpu_executor.static_prefix import static_prefix
+from spark_helium.gpu_executor.static_prefix import StaticPrefixes
 from spark_helium.gpu_executor.stream import Stream
-
-log = logging.getLogger(__name__)
 
 FADING = 0.5  # what is left of a prefix's expected calls when another query begins
 MOST_KNOWN = 256  # prefixes that one engine's policy remembers
 _MOST_QUERIES = 256  # queries that it tells from new ones
-_MOST_TEMPLATES = 256  # templates whose prefix is kept, per engine
 
 
 @dataclass(slots=True)
@@ -120,15 +115,6 @@ class PinPolicy:
 
 
 @dataclass(slots=True)
-class _EnginePins:
-    """``pinned``: what the engine was told last. ``prefixes``: static prefixes by template."""
-
-    policy: PinPolicy
-    pinned: list[Tokens] = field(default_factory=list)
-    prefixes: OrderedDict[object, Tokens] = field(default_factory=OrderedDict)
-
-
-@dataclass(slots=True)
 class _Use:
     """A stream's call. ``planned``: whether the pins were looked at anew on its account."""
 
@@ -147,56 +133,37 @@ class _StreamUses:
 class PinKeeper:
     """Pins what the calls on their way to an engine have in common. The dispatcher's thread owns it."""
 
-    def __init__(self) -> None:
-        self._engines: WeakKeyDictionary[Engine, _EnginePins] = WeakKeyDictionary()
+    def __init__(self, engine: Engine, prefixes: StaticPrefixes) -> None:
+        self._engine = engine
+        self._prefixes = prefixes
+        self._policy = PinPolicy(engine.info.block_size, engine.pins.budget)
+        self._pinned: list[Tokens] = []  # what the engine was told last
         self._uses: WeakKeyDictionary[Stream, _StreamUses] = WeakKeyDictionary()
         self._names = itertools.count()
 
-    def before_submit(self, engine: Engine, stream: Stream, k: int, calls: int) -> None:
+    def before_submit(self, stream: Stream, k: int, calls: int) -> None:
         """So many calls ``k`` of a stream are about to be submitted.
 
         The first calls of a query, from the second one on, pin the beginning that they share. Nothing is computed for
         the pin: the first of these calls computes it, and the others find it in the cache already.
         """
-        if not stream.pin_min_tokens:
+        if not (stream.pin_min_tokens and self._policy.budget):
             return
         uses = self._uses.get(stream)
         if uses is None:
             uses = self._uses[stream] = _StreamUses(stream.query or f"stream {next(self._names)}")
         use = uses.by_call.get(k)
         if use is None:
-            prefix = self._prefix(engine, stream.graph.calls[k])
+            prefix = self._prefixes.of(stream.graph.calls[k]).tokens
             use = uses.by_call[k] = _Use(prefix if token_count(prefix) >= stream.pin_min_tokens else b"")
         if not use.prefix:
             return
-        of_engine = self._engines[engine]
-        of_engine.policy.begin(uses.query)
-        expected = of_engine.policy.called(use.prefix, max(calls, stream.expected_calls))
+        self._policy.begin(uses.query)
+        expected = self._policy.called(use.prefix, max(calls, stream.expected_calls))
         if expected > 1 and not use.planned:
             use.planned = True
-            plan = of_engine.policy.plan()
+            plan = self._policy.plan()
             stream.pinned_tokens += max((token_count(p) for p in plan if use.prefix.startswith(p)), default=0)
-            if plan != of_engine.pinned:
-                of_engine.pinned = plan
-                engine.pin(plan)
-
-    def _prefix(self, engine: Engine, call: Call) -> Tokens:
-        """The call's static prefix on an engine that pins, else nothing."""
-        of_engine = self._engines.get(engine)
-        if of_engine is None:
-            policy = PinPolicy(engine.info.block_size, engine.pins.budget)
-            of_engine = self._engines[engine] = _EnginePins(policy)
-        if not of_engine.policy.budget:
-            return b""
-        template = (call.messages, call.conversation)
-        prefix = of_engine.prefixes.get(template)
-        if prefix is None:
-            try:
-                prefix = static_prefix(call, engine.renderer)
-            except Exception:  # a chat template may raise anything, and a pin is never worth a query
-                log.warning("the shared beginning of %s's prompts could not be found", call.function, exc_info=True)
-                prefix = b""
-            of_engine.prefixes[template] = prefix
-            if len(of_engine.prefixes) > _MOST_TEMPLATES:
-                of_engine.prefixes.popitem(last=False)
-        return prefix
+            if plan != self._pinned:
+                self._pinned = plan
+                self._engine.pin(plan)

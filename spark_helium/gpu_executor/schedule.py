@@ -6,13 +6,13 @@ tree; here it is fed with call graphs, rows and results, and asked again from ti
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 from spark_helium.call_graph import CallGraph
-from spark_helium.gpu_executor.engines.base import Engine, EngineResult
+from spark_helium.gpu_executor.engines.base import EngineInfo, EngineResult
+from spark_helium.gpu_executor.static_prefix import StaticPrefixes
 from spark_helium.trt.graph_operators import operators_of
 from spark_helium.trt.ranking import DispatchOrder, Ranking
 from spark_helium.trt.token_steps import Worker
@@ -20,8 +20,6 @@ from spark_helium.trt.tree import OperatorId, TemplatedRadixTree
 
 REVISE_SECONDS = 2.0  # least time between two looks at the order, which take some milliseconds each
 FIRST_ROWS = 100.0  # rows that are expected of a query before more have come
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -36,9 +34,8 @@ class Schedule:
     Queries whose graphs are one call each need no ranks: with nothing but these, the order is by prefixes alone.
     """
 
-    def __init__(self, engine: Engine, clock: Callable[[], float] = time.monotonic) -> None:
-        info = engine.info
-        self._engine = engine
+    def __init__(self, info: EngineInfo, prefixes: StaticPrefixes, clock: Callable[[], float] = time.monotonic) -> None:
+        self._prefixes = prefixes
         self._clock = clock
         self._tree = TemplatedRadixTree(info.block_size)
         worker = Worker(info.model, max(1, info.kv_blocks * info.block_size))
@@ -58,11 +55,7 @@ class Schedule:
             return
         rows = self._rows.get(query)
         if rows is None:
-            try:
-                self._tree.add(query, operators_of(graph, query, self._engine.renderer.render), FIRST_ROWS)
-            except Exception:  # a chat template may raise anything, and an order is never worth a query
-                log.warning("a call graph could not be scheduled; its calls go by their prefixes", exc_info=True)
-                return
+            self._tree.add(query, operators_of(graph, query, list(map(self._prefixes.of, graph.calls))), FIRST_ROWS)
             rows = self._rows[query] = _Rows()
             self._is_new = True
         rows.users += 1

@@ -17,12 +17,26 @@ and nothing else.
 
 from __future__ import annotations
 
+import logging
 import re
+from collections import OrderedDict
 from collections.abc import Sequence
 
 from spark_helium.call_graph import Call, Message
 from spark_helium.call_parts import Data, Part, Parts, Row, references, text_of
-from spark_helium.gpu_executor.engines.base import TOKEN_BYTES, PromptRenderer, RenderedMessage, Segment, Tokens
+from spark_helium.gpu_executor.engines.base import (
+    TOKEN_BYTES,
+    PromptRenderer,
+    RenderedMessage,
+    Segment,
+    Tokens,
+    token_count,
+)
+from spark_helium.trt.templates import Beginning
+
+log = logging.getLogger(__name__)
+
+MOST_TEMPLATES = 256  # templates whose beginning is kept, per engine
 
 # One of each kind of character that a tokenizer treats in its own way at the start of a piece; nothing at all; and
 # nothing but white space, which may become one token with the line feed that a chat template writes in front.
@@ -51,7 +65,30 @@ _OTHER_ROLES = ("system", "assistant")
 _LAST_WORD = re.compile(r"\s*\S*\Z")
 
 
-def static_prefix(call: Call, renderer: PromptRenderer) -> Tokens:
+class StaticPrefixes:
+    """The beginnings of calls' prompts on one engine, each found once per template."""
+
+    def __init__(self, renderer: PromptRenderer) -> None:
+        self._renderer = renderer
+        self._known: OrderedDict[object, Beginning] = OrderedDict()
+
+    def of(self, call: Call) -> Beginning:
+        """See :func:`beginning`. Nothing is known of a call whose chat template raises."""
+        template = (call.messages, call.conversation)
+        found = self._known.get(template)
+        if found is None:
+            try:
+                found = beginning(call, self._renderer)
+            except Exception:  # a chat template may raise anything, and no order or pin is worth a query
+                log.warning("the shared beginning of %s's prompts could not be found", call.function, exc_info=True)
+                found = Beginning()
+            self._known[template] = found
+            if len(self._known) > MOST_TEMPLATES:
+                self._known.popitem(last=False)
+        return found
+
+
+def beginning(call: Call, renderer: PromptRenderer) -> Beginning:
     """The longest beginning that the prompts of ``call`` share; the whole prompt if it has no placeholder.
 
     A conversation column shares what stands before it: the chat template's own text and the call's messages.
@@ -62,9 +99,9 @@ def static_prefix(call: Call, renderer: PromptRenderer) -> Tokens:
     if call.conversation is not None:
         filled += [(*messages[:-1], (role, messages[-1][1])) for messages in filled for role in _OTHER_ROLES]
     rendered = [p for p in renderer.render(filled) if isinstance(p, bytes)]
-    if not is_static and len(rendered) < 2:
-        return b""
-    return _common(rendered) if rendered else b""
+    if not rendered or (not is_static and len(rendered) < 2):
+        return Beginning()
+    return Beginning(_common(rendered), _last_word(call), min(map(token_count, rendered)))
 
 
 def _common(prompts: Sequence[Tokens]) -> Tokens:
@@ -91,6 +128,17 @@ def _segments(message: Message, filling: str) -> tuple[Segment, ...]:
         # Only the first placeholder matters: what follows it differs already.
         return (*_without_last_word(segments), (filling, False), *_static_rest(message.parts[position + 1 :]))
     return tuple(segments)
+
+
+def _last_word(call: Call) -> str:
+    """The static text that is part of the fillings."""
+    for message in call.messages:
+        text = ""
+        for part in message.parts:
+            if not _is_static((part,)):
+                return text[len(_LAST_WORD.sub("", text)) :]
+            text += _static_segment(part)[0]
+    return ""
 
 
 def _is_static(parts: Parts) -> bool:

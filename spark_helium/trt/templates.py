@@ -52,6 +52,22 @@ def known(text: str | bytes, tokens: float) -> Placeholder:
 Symbol: TypeAlias = Tokens | Placeholder
 
 
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """What the prompts of a template have in common as tokens.
+
+    Attributes
+    ----------
+    tokens: what every prompt begins with; empty where that is not known.
+    cut: static text behind it that a tokenizer may join with the value that follows.
+    shortest: length of the shortest prompt, without ``cut``, in tokens.
+    """
+
+    tokens: Tokens = b""
+    cut: str = ""
+    shortest: int = 0
+
+
 class Template:
     """A prompt's symbols, adjacent runs of tokens joined and empty ones dropped.
 

@@ -4,9 +4,11 @@ import pytest
 
 from spark_helium.call_conditions import Equal
 from spark_helium.call_graph import Call, CallGraph, CallRef, InputRef, Message, Part, Sampling
-from spark_helium.gpu_executor.engines.base import EngineResult, PromptRenderer
+from spark_helium.gpu_executor.engines.base import EngineResult
+from spark_helium.gpu_executor.engines.simulator import SimulatorRenderer
 from spark_helium.gpu_executor.graph_state import FIRST_GUESS, GraphState
 from spark_helium.gpu_executor.schedule import REVISE_SECONDS, Schedule
+from spark_helium.gpu_executor.static_prefix import StaticPrefixes
 from spark_helium.trt.tree import OperatorId
 from tests.gpu_executor.scripted_engine import ScriptedEngine
 
@@ -41,7 +43,8 @@ def clock() -> Clock:
 
 @pytest.fixture
 def schedule(clock: Clock) -> Schedule:
-    return Schedule(ScriptedEngine(max_model_len=1000), clock)
+    engine = ScriptedEngine(max_model_len=1000)
+    return Schedule(engine.info, StaticPrefixes(engine.renderer), clock)
 
 
 def ranks(schedule: Schedule, query: str = "q") -> list[int]:
@@ -99,18 +102,16 @@ def test_what_is_observed_changes_the_order_now_and_then(schedule, clock):
     assert not schedule.revise()  # nothing new
 
 
-def test_a_template_that_cannot_be_rendered_leaves_the_query_without_ranks(clock, caplog):
-    class Broken(ScriptedEngine):
-        @property
-        def renderer(self) -> PromptRenderer:
+def test_a_template_that_cannot_be_rendered_is_ranked_by_its_lengths(clock):
+    class Broken(SimulatorRenderer):
+        def render(self, conversations):
             raise ValueError("no chat template")
 
-    broken = Schedule(Broken(), clock)
+    broken = Schedule(ScriptedEngine(max_model_len=1000).info, StaticPrefixes(Broken()), clock)
     broken.begin("q", GRAPH)
-    assert "could not be scheduled" in caplog.text
-    broken.observe(OperatorId("q", 0), EngineResult(1, "x", 10, 0, 5))
-    broken.end("q")
-    assert not broken.is_due
+    broken.expect("q", 50)
+    assert broken.revise()
+    assert ranks(broken)[1] < ranks(broken)[0]
 
 
 class TestGraphState:

@@ -16,7 +16,7 @@ from spark_helium.gpu_executor.call_template import CallTemplate
 from spark_helium.gpu_executor.engines.base import PromptRenderer, RenderError, token_count, unpack_tokens
 from spark_helium.gpu_executor.engines.rendering import ChatTemplateRenderer
 from spark_helium.gpu_executor.engines.simulator import SimulatorRenderer, encode_text
-from spark_helium.gpu_executor.static_prefix import static_prefix
+from spark_helium.gpu_executor.static_prefix import StaticPrefixes, beginning
 from tests.gpu_executor.engines.test_rendering import MAKERS, pair
 
 SIMULATOR = SimulatorRenderer()
@@ -24,6 +24,10 @@ SIMULATOR = SimulatorRenderer()
 
 def call(*messages: Message, **options: Any) -> Call:
     return Call(0, "m", messages, Sampling(4), **options)
+
+
+def static_prefix(call: Call, renderer: PromptRenderer) -> bytes:
+    return beginning(call, renderer).tokens
 
 
 def user(*parts: Any) -> Call:
@@ -75,6 +79,33 @@ def test_a_conversation_column_shares_what_stands_before_it() -> None:
 def test_a_template_that_refuses_gives_nothing() -> None:
     renderer, _ = pair(MAKERS[1])  # it knows no system messages
     assert static_prefix(call(Message("system", ("be brief",)), Message("user", (InputRef(0),))), renderer) == b""
+
+
+def test_what_the_tokenizer_may_join_is_told_and_not_counted() -> None:
+    found = beginning(user("rate it: ab", InputRef(0), "thanks"), SIMULATOR)
+    assert found.cut == " ab"
+    [shortest] = SIMULATOR.render([[("user", (("rate it:", True), ("thanks", True)))]])
+    assert isinstance(shortest, bytes)
+    assert found.shortest == token_count(shortest)
+    assert beginning(user("rate it"), SIMULATOR).cut == ""
+
+
+def test_a_beginning_is_found_once_and_never_ends_a_query() -> None:
+    rendered = []
+
+    class Renderer(SimulatorRenderer):
+        def render(self, conversations: Any) -> Any:
+            rendered.append(len(conversations))
+            if "refuse" in str(conversations[0]):
+                raise RuntimeError("no such thing")
+            return super().render(conversations)
+
+    prefixes = StaticPrefixes(Renderer())
+    assert prefixes.of(user("rate: ", InputRef(0))) is prefixes.of(user("rate: ", InputRef(0)))
+    assert len(rendered) == 1
+    assert prefixes.of(user("refuse ", InputRef(0))).tokens == b""
+    assert prefixes.of(user("refuse ", InputRef(0))).tokens == b""
+    assert len(rendered) == 2
 
 
 TEXT = st.one_of(

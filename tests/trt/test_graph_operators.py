@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from spark_helium.call_conditions import Condition, condition_from_json
 from spark_helium.call_graph import Call, CallGraph, CallRef, InputRef, Message, Part, Sampling
 from spark_helium.call_parts import Data, FirstOf, Joined
-from spark_helium.gpu_executor.engines.base import RenderedMessage, RenderError, token_count
+from spark_helium.gpu_executor.engines.base import RenderedMessage, token_count
 from spark_helium.gpu_executor.engines.simulator import SimulatorRenderer
-from spark_helium.trt.graph_operators import PROBES, SELECTIVITY, Expectations, operators_of
-from spark_helium.trt.templates import Placeholder
-from spark_helium.trt.tree import OperatorId, TemplatedRadixTree
+from spark_helium.gpu_executor.static_prefix import beginning
+from spark_helium.trt import graph_operators
+from spark_helium.trt.graph_operators import SELECTIVITY, Expectations
+from spark_helium.trt.templates import Beginning, Placeholder, symbol_tokens
+from spark_helium.trt.tree import Operator, OperatorId, TemplatedRadixTree
 
 RENDERER = SimulatorRenderer()
 
@@ -28,6 +30,10 @@ def graph(*calls: Call) -> CallGraph:
     return CallGraph(calls, inputs=3)
 
 
+def operators_of(calls: CallGraph, expected: Expectations | None = None) -> list[Operator]:
+    return graph_operators.operators_of(calls, "q", [beginning(c, RENDERER) for c in calls.calls], expected)
+
+
 def rendered(*messages: RenderedMessage) -> bytes:
     (tokens,) = RENDERER.render([messages])
     assert isinstance(tokens, bytes)
@@ -35,22 +41,23 @@ def rendered(*messages: RenderedMessage) -> bytes:
 
 
 def test_the_static_prefix_begins_every_prompt() -> None:
-    (operator,) = operators_of(graph(user(0, "Is this a complaint? ", InputRef(0), " Answer.")), "q", RENDERER.render)
-    prefix, value, rest = operator.template.symbols
+    (operator,) = operators_of(graph(user(0, "Is this a complaint? ", InputRef(0), " Answer.")))
+    prefix, cut, value, rest = operator.template.symbols
     assert isinstance(prefix, bytes)
     for text in ("Yes", "no", "12", "", "ünicode", " "):
         system = ("system", (("You read reviews of products.", True),))
         question = ("user", (("Is this a complaint? ", True), (text, False), (" Answer.", True)))
         assert rendered(system, question).startswith(prefix)
     assert token_count(prefix) >= (len("You read reviews of products.") + len("Is this a complaint? ")) // 4
+    assert isinstance(cut, Placeholder)
     assert isinstance(value, Placeholder)
     assert isinstance(rest, Placeholder)
-    assert (value.per_row, rest.per_row) == (True, False)
+    assert (cut.per_row, value.per_row, rest.per_row) == (False, True, False)
     assert 1 <= rest.tokens <= 10
 
 
 def test_a_prompt_without_values_is_all_tokens() -> None:
-    (operator,) = operators_of(graph(user(0, "Tell a joke.")), "q", RENDERER.render)
+    (operator,) = operators_of(graph(user(0, "Tell a joke.")))
     (tokens,) = operator.template.symbols
     assert tokens == rendered(
         ("system", (("You read reviews of products.", True),)), ("user", (("Tell a joke.", True),))
@@ -65,7 +72,7 @@ def test_calls_share_what_their_prompts_share() -> None:
         user(3, "Review: ", InputRef(0), " What of ", CallRef(0), "?"),
     )
     tree = TemplatedRadixTree(1)
-    tree.add("q", operators_of(calls, "q", RENDERER.render))
+    tree.add("q", operators_of(calls))
     tree.check_integrity()
     a, b, c, d = (OperatorId("q", k) for k in range(4))
     assert tree.shared(a, b) == tree.shared(a, d)
@@ -76,17 +83,22 @@ def test_calls_share_what_their_prompts_share() -> None:
     assert longest.operators == (a, b, d, c)
 
 
-def test_known_columns_are_part_of_the_prefix() -> None:
-    calls = graph(user(0, "Given ", InputRef(1), ", is it so? ", InputRef(0)))
-    (plain,) = operators_of(calls, "q", RENDERER.render)
-    (known,) = operators_of(calls, "q", RENDERER.render, Expectations(constants={1: "a long document " * 10}))
-    data = graph(user(0, "Given ", Data("a long document " * 10), ", is it so? ", InputRef(0)))
-    (as_data,) = operators_of(data, "q", RENDERER.render)
-    first = known.template.symbols[0]
+def test_data_is_part_of_the_prefix() -> None:
+    document = "a long document " * 10
+    (operator,) = operators_of(graph(user(0, "Given ", Data(document), ", is it so? ", InputRef(0))))
+    first = operator.template.symbols[0]
     assert isinstance(first, bytes)
     assert b"a long document" in first
-    assert first.startswith(plain.template.symbols[0])
-    assert first == as_data.template.symbols[0]
+
+
+def test_the_last_word_tells_templates_apart() -> None:
+    calls = graph(user(0, "Rate: ", InputRef(0)), user(1, "Sort: ", InputRef(0)), user(2, "Rate: ", InputRef(0), "!"))
+    tree = TemplatedRadixTree(1)
+    tree.add("q", operators := operators_of(calls))
+    (static, *_) = operators[0].template.symbols
+    a, b, c = (OperatorId("q", k) for k in range(3))
+    assert tree.shared(a, b).same_row < symbol_tokens(static)
+    assert tree.shared(a, c).same_row > symbol_tokens(static) + 100
 
 
 def test_what_is_expected() -> None:
@@ -103,31 +115,25 @@ def test_what_is_expected() -> None:
         call(2, ("user", ["x"]), guard=guard),
     )
     expected = Expectations(input_tokens={0: 12, 1: 40}, output_tokens={0: 5})
-    first, second, third = operators_of(calls, "q", RENDERER.render, expected)
+    first, second, third = operators_of(calls, expected)
     assert (first.output_tokens, second.output_tokens) == (5, 64)
     lengths = [s.tokens for s in second.template.symbols if isinstance(s, Placeholder) and s.per_row]
     assert lengths == [5, 40, 45]
     assert [s.tokens for s in first.template.symbols if isinstance(s, Placeholder) and s.per_row] == [12]
     assert (second.reads, second.selectivity, third.selectivity) == ((0,), 1.0, SELECTIVITY)
-    (*_, third) = operators_of(calls, "q", RENDERER.render, Expectations(selectivities={2: 0.1}))
+    (*_, third) = operators_of(calls, Expectations(selectivities={2: 0.1}))
     assert third.selectivity == 0.1
 
 
 def test_conversations_from_a_column() -> None:
     calls = graph(Call(0, "m", (), Sampling(max_tokens=8), conversation=InputRef(0)))
-    (operator,) = operators_of(calls, "q", RENDERER.render)
+    (operator,) = operators_of(calls)
     assert [s.key for s in operator.template.symbols if isinstance(s, Placeholder)] == [("column", "q", 0)]
 
 
 def test_what_cannot_be_rendered_has_no_tokens_that_are_known() -> None:
-    asked: list[int] = []
-
-    def refuse(conversations: Sequence[object]) -> list[object]:
-        asked.append(len(conversations))
-        return [RenderError("no")] * len(conversations)
-
-    one, other = operators_of(graph(user(0, "A ", InputRef(0)), user(1, "B ", InputRef(0))), "q", refuse)
-    assert asked == [2 * len(PROBES)]
+    calls = graph(user(0, "A ", InputRef(0)), user(1, "B ", InputRef(0)))
+    one, other = graph_operators.operators_of(calls, "q", [Beginning(), Beginning()])
     for operator in (one, other):
         assert [s.per_row for s in operator.template.symbols if isinstance(s, Placeholder)] == [False, True]
     assert one.template.symbols[0] != other.template.symbols[0]

@@ -20,7 +20,7 @@ from spark_helium.gpu_executor.engines.base import EngineRequest, EngineResult, 
 from spark_helium.gpu_executor.engines.prefix_cache import block_keys
 from spark_helium.gpu_executor.engines.vllm_engine import VllmEngine
 from spark_helium.gpu_executor.engines.vllm_pins import UTILITY, VllmPins, choose_scheduler, what_is_missing
-from spark_helium.gpu_executor.static_prefix import static_prefix
+from spark_helium.gpu_executor.static_prefix import beginning
 
 # -- signatures ---------------------------------------------------------------------------------------------
 
@@ -445,7 +445,7 @@ class Asker:
         self.engine, self.ids = engine, ids
         rules = f"{name} {RULES}"[: tokens * 5]  # about five characters a token
         self.call = Call(0, "m", (Message("system", (rules,)), Message("user", (InputRef(0),))), SHORT)
-        whole = static_prefix(self.call, engine.renderer)
+        whole = beginning(self.call, engine.renderer).tokens
         self.prefix = whole[: token_count(whole) // 32 * 32 * 4]
 
     def requests(self, *texts: str) -> list[EngineRequest]:
