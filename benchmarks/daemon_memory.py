@@ -64,6 +64,7 @@ def main() -> None:
         .config("spark.ui.showConsoleProgress", "false")
     )
     with tempfile.TemporaryDirectory() as directory:
+        builder = builder.config("spark.helium.cache.directory", f"{directory}/cache")
         spark = spark_helium.configure(builder, engine="simulator", executor_directory=directory).getOrCreate()
         spark.sparkContext.setLogLevel("ERROR")
         watch = Watch(directory)

@@ -11,10 +11,12 @@ Nothing here depends on Spark, Arrow or an engine.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
+
+import re2
 
 from spark_helium.call_conditions import Condition, condition_from_json, condition_references, condition_to_json
 from spark_helium.call_parts import (
@@ -61,10 +63,22 @@ class Constraint:
             return text in self.choices
         if self.regex is None:
             return True
-        try:
-            return re.fullmatch(self.regex, text) is not None
-        except re.error:  # engines know regular expressions that Python does not: then a cut answer cannot be trusted
-            return False
+        matcher = _matcher(self.regex)
+        return matcher is not None and matcher.fullmatch(text) is not None
+
+
+@lru_cache(maxsize=256)
+def _matcher(pattern: str) -> Any:
+    """The pattern for RE2, whose time is linear in the text: a user's pattern must not hold up a daemon's thread.
+
+    None where RE2 does not know it (an engine may): then a cut answer cannot be trusted.
+    """
+    options = re2.Options()
+    options.log_errors = False
+    try:
+        return re2.compile(pattern, options)
+    except re2.error:
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ import os
 import platform
 import signal
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spark_helium.conf import Settings, full_key
-from spark_helium.errors import ConfigurationError, DaemonError, HeliumError
+from spark_helium.errors import CacheError, ConfigurationError, DaemonError, HeliumError
 
 if TYPE_CHECKING:
     from spark_helium.gpu_executor.lifecycle import DaemonFiles
@@ -215,6 +216,8 @@ def _disk_troubles(daemon: dict[str, Any]) -> list[str]:
     troubles = []
     if disk.get("off"):
         troubles.append(f"its prompt cache goes on in memory alone: {disk['off']}")
+    if disk.get("full"):
+        troubles.append(f"its prompt cache finds answers on disk, and keeps new ones in memory alone: {disk['full']}")
     if disk.get("slow"):
         troubles.append(f"the disk of its prompt cache is slow: {disk['slow']}")
     if disk.get("not_kept"):
@@ -230,12 +233,10 @@ def _what_it_runs(files: DaemonFiles) -> tuple[str, dict[str, str]]:
     if settings is None:
         return "unknown", {}
     text, default = settings.to_text(), Settings()
-    usual = {"engine", "executor.directory"}
-    if settings["executor.python"] == lifecycle.daemon_python(default):
-        usual.add("executor.python")
-    return settings["engine"], {
-        name: text[full_key(name)] for name in settings if settings[name] != default[name] and name not in usual
-    }
+    telling = [name for name in settings if lifecycle.tells_apart(name) and name != "engine"]
+    if settings["executor.python"] != lifecycle.daemon_python(default):
+        telling.append("executor.python")
+    return settings["engine"], {name: text[full_key(name)] for name in telling if settings[name] != default[name]}
 
 
 _HEADINGS = (
@@ -318,13 +319,14 @@ def _warm(options: argparse.Namespace) -> int:
 
 
 def _part_of(used: int, limit: int) -> str:
-    return f"{used / (1 << 20):.1f} of {limit / (1 << 20):.0f} MiB"
+    taken = f"{used / (1 << 20):.1f}" if used >= 1 << 20 else f"{used / (1 << 10):.0f} KiB"
+    return f"{taken} of {limit / (1 << 20):.0f} MiB"
 
 
 def _disk_cell(disk: dict[str, Any] | None) -> str:
     if disk is None:
         return "off"
-    return "FAILED" if disk["off"] else "slow" if disk["slow"] else "on"
+    return "FAILED" if disk["off"] else "FULL" if disk["full"] else "slow" if disk["slow"] else "on"
 
 
 def _add_stop(subparsers: Subparsers) -> None:
@@ -355,9 +357,31 @@ def _stop(options: argparse.Namespace) -> int:
     return OK
 
 
+_FORMS_OF_SCHEDULE = """\
+    a workload:
+      {"name": "two agents", "queries": 2,
+       "workers": [{"name": "w0", "kv_capacity": 8192, "alpha": 1}],
+       "statics": {"sys": 40},
+       "inputs": {"question": {"len": [100, 120], "value": ["A", "A"]}},
+       "operators": [{"id": "op1", "prompt": [{"static": "sys"}, {"input": "question"}], "out_len": 50},
+                     {"id": "op2", "prompt": [{"static": "sys"}, {"output": "op1"}], "out_len": [50, 60]}]}
+
+    a schedule:
+      {"workers": {"w0": [["op1", 0], ["op1", 1], ["op2", 0], ["op2", 1]]}}
+
+    Lengths are tokens. The module spark_helium.trt.instance says what each key means.
+"""
+
+
 def _add_schedule(subparsers: Subparsers) -> None:
-    text = "Plan the order of the calls of a workload, and print it as JSON. Both forms: spark_helium.trt.instance."
-    parser = subparsers.add_parser("schedule", help=text.partition(".")[0] + ".", description=text)
+    text = "Plan the order of the calls of a workload, and print it as JSON."
+    parser = subparsers.add_parser(
+        "schedule",
+        help=text.partition(".")[0] + ".",
+        description=text,
+        epilog=textwrap.dedent(_FORMS_OF_SCHEDULE),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.set_defaults(run=_schedule)
     parser.add_argument("instance", metavar="INSTANCE.json", type=Path, help="the workload")
     parser.add_argument(
@@ -401,41 +425,54 @@ def _cache_info(options: argparse.Namespace) -> int:
     from spark_helium.gpu_executor.client import ping
 
     settings = settings_of(options)
-    directory = lifecycle.cache_directory(settings)
-    info = answer_store.run_once(directory, lambda store: store.info()) or answer_store.StoreInfo()
-    aside = answer_store.aside_path(directory)
-    disk = asdict(info) | {"limit": settings["cache.disk.maxBytes"], "directory": str(directory)}
-    disk["set_aside"] = str(aside) if aside.exists() else None
     running = lifecycle.known_daemons(lifecycle.private_directory(settings))
     daemons = [asdict(status) for files in running if (status := ping(files))]
+    # A daemon has its own idea of where the store is and how large it may get.
+    limits = {lifecycle.cache_directory(settings): settings["cache.disk.maxBytes"]}
+    limits |= {Path(d["cache_disk"]["directory"]): d["cache_disk"]["limit"] for d in daemons if d["cache_disk"]}
+    disks, troubles = [], []
+    for directory, limit in limits.items():
+        try:
+            info = answer_store.run_once(directory, lambda store: store.info()) or answer_store.StoreInfo()
+        except CacheError as e:
+            info = answer_store.StoreInfo()
+            troubles.append(str(e))
+        aside = answer_store.aside_path(directory)
+        disks.append(asdict(info) | {"limit": limit, "directory": str(directory)})
+        disks[-1]["set_aside"] = str(aside) if aside.exists() else None
     if options.json:
         shown = ("identity", "pid", "cache_entries", "cache_bytes", "cache_limit", "cache_hits", "cache_disk")
-        print(json.dumps({"disk": disk, "daemons": [{name: d[name] for name in shown} for d in daemons]}, indent=2))
-        return OK
-    size = _part_of(info.bytes, disk["limit"])
-    rows = [
-        ("TIER", "ENTRIES", "SIZE", "HITS", "DAMAGED", "WHERE"),
-        ("disk", str(info.entries), size, str(info.hits), str(info.damaged), str(directory)),
-    ]
+        print(json.dumps({"disks": disks, "daemons": [{name: d[name] for name in shown} for d in daemons]}, indent=2))
+        return FAILED if troubles else OK
+    rows = [("TIER", "ENTRIES", "SIZE", "HITS", "DAMAGED", "WHERE")]
+    for disk in disks:
+        size = _part_of(disk["bytes"], disk["limit"])
+        rows.append(("disk", str(disk["entries"]), size, str(disk["hits"]), str(disk["damaged"]), disk["directory"]))
     for daemon in daemons:
         size = _part_of(daemon["cache_bytes"], daemon["cache_limit"])
         where = f"daemon {daemon['identity']}, process {daemon['pid']}"
         rows.append(("memory", str(daemon["cache_entries"]), size, str(daemon["cache_hits"]), "-", where))
     _print_table(rows)
-    if disk["set_aside"]:
-        print(f"A store that could not be used lies in {aside}; `spark-helium cache clear` removes it.")
+    for disk in disks:
+        if disk["set_aside"]:
+            print(f"A store that could not be used lies in {disk['set_aside']}; `spark-helium cache clear` removes it.")
     for daemon in daemons:
         for trouble in _disk_troubles(daemon):
             print(f"{daemon['identity']}: {trouble}")
-    return OK
+    for trouble in troubles:
+        print(f"spark-helium: {trouble}", file=sys.stderr)
+    return FAILED if troubles else OK
 
 
 def _cache_clear(options: argparse.Namespace) -> int:
     from spark_helium.gpu_executor import answer_store, client, lifecycle
 
     settings = settings_of(options)
-    directory = lifecycle.cache_directory(settings)
+    directories = {lifecycle.cache_directory(settings): None}
     for files in lifecycle.known_daemons(lifecycle.private_directory(settings)):
+        status = client.ping(files)
+        if status is not None and status.cache_disk is not None:
+            directories[Path(status.cache_disk.directory)] = None
         if not client.clear_cache(files):
             raise DaemonError(
                 f"daemon {files.identity} (process {lifecycle.process_of(files)}) did not clear its cache, and may "
@@ -443,9 +480,11 @@ def _cache_clear(options: argparse.Namespace) -> int:
                 "cache again"
             )
         print(f"daemon {files.identity} forgot its answers")
-    answer_store.run_once(directory, lambda store: store.clear())
-    answer_store.remove_aside(directory)
-    print(f"cleared {directory}")
+    for directory in directories:
+        if answer_store.clear(directory):
+            print(f"cleared {directory}")
+        else:
+            print(f"no answers are kept in {directory}")
     return OK
 
 

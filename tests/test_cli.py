@@ -199,7 +199,7 @@ class TestCache:
     def test_without_a_daemon_and_a_store(self, daemons: DaemonDirectory, capsys: pytest.CaptureFixture[str]):
         shown = self.info(daemons, capsys)
         assert shown["daemons"] == []
-        assert shown["disk"] == {
+        assert shown["disks"][0] == {
             "entries": 0, "bytes": 0, "file_bytes": 0, "hits": 0, "damaged": 0,
             "limit": 2 << 30, "directory": str(daemons.cache), "set_aside": None,
         }  # fmt: skip
@@ -208,9 +208,12 @@ class TestCache:
 
     def test_what_it_holds_and_clearing_it(self, daemons: DaemonDirectory, capsys: pytest.CaptureFixture[str]):
         assert self.serve(daemons, "a", "b", "a") == (2, 1)
-        until(lambda: self.info(daemons, capsys)["disk"]["entries"] == 2, "the writing")
+        until(lambda: self.info(daemons, capsys)["disks"][0]["entries"] == 2, "the writing")
         shown = self.info(daemons, capsys)
         (daemon,) = shown["daemons"]
+        assert cli.main(["cache", "info", "--json", "--set", f"executor.directory={daemons.path}"]) == cli.OK
+        places = {disk["directory"]: disk for disk in json.loads(capsys.readouterr().out)["disks"]}
+        assert places[str(daemons.cache)]["entries"] == 2, "the daemon says where its store is"
         assert (daemon["cache_entries"], daemon["cache_hits"], daemon["cache_disk"]["hits"]) == (2, 0, 0)
         assert cli.main(arguments(daemons, "cache info")) == cli.OK
         headings, disk, memory = capsys.readouterr().out.splitlines()
@@ -222,16 +225,30 @@ class TestCache:
         assert cli.main(arguments(daemons, "cache clear")) == cli.OK
         assert f"cleared {daemons.cache}" in capsys.readouterr().out
         shown = self.info(daemons, capsys)
-        assert (shown["disk"]["entries"], shown["daemons"][0]["cache_entries"]) == (0, 0)
+        assert (shown["disks"][0]["entries"], shown["daemons"][0]["cache_entries"]) == (0, 0)
         assert self.serve(daemons, "a") == (1, 0), "the daemon forgot it, too"
 
         assert cli.main(arguments(daemons, "stop")) == cli.OK
-        assert self.info(daemons, capsys)["disk"]["entries"] == 1
+        assert self.info(daemons, capsys)["disks"][0]["entries"] == 1
         assert self.serve(daemons, "a", "a") == (0, 2)
         assert cli.main(arguments(daemons, "stop")) == cli.OK
-        assert self.info(daemons, capsys)["disk"]["hits"] == 1, "counted across daemons"
+        assert self.info(daemons, capsys)["disks"][0]["hits"] == 1, "counted across daemons"
         assert cli.main(arguments(daemons, "cache clear")) == cli.OK
-        assert self.info(daemons, capsys)["disk"]["entries"] == 0
+        assert self.info(daemons, capsys)["disks"][0]["entries"] == 0
+
+    def test_clearing_a_disk_that_is_too_full_for_it(
+        self, daemons: DaemonDirectory, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ):
+        self.serve(daemons, "a")
+        assert cli.main(arguments(daemons, "stop")) == cli.OK
+
+        def fail(store: object) -> None:
+            raise answer_store.FullDisk("no room")
+
+        monkeypatch.setattr(answer_store.AnswerStore, "clear", fail)
+        assert cli.main(arguments(daemons, "cache clear")) == cli.OK
+        assert f"cleared {daemons.cache}" in capsys.readouterr().out
+        assert not answer_store.store_path(daemons.cache).exists()
 
     def test_store_that_was_set_aside(self, daemons: DaemonDirectory, capsys: pytest.CaptureFixture[str]):
         self.serve(daemons, "a")
@@ -240,7 +257,7 @@ class TestCache:
         assert cli.main(arguments(daemons, "cache info")) == cli.OK
         assert f"lies in {daemons.cache / 'aside'}" in capsys.readouterr().out
         assert cli.main(arguments(daemons, "cache clear")) == cli.OK
-        assert self.info(daemons, capsys)["disk"]["set_aside"] is None
+        assert self.info(daemons, capsys)["disks"][0]["set_aside"] is None
 
     def test_directory_of_others(self, daemons: DaemonDirectory, capsys: pytest.CaptureFixture[str]):
         self.serve(daemons, "a")

@@ -16,7 +16,8 @@ thread may keep it for 5 ms. So a bulk lookup is one statement, and so are thous
         store/            answers.sqlite, its write-ahead log (-wal) and index (-shm)
         aside/            the last store that was damaged or of another format
 
-Rows lie in the order of their last use: ``used`` is the table's row number, and a use moves the row to the end. So
+Rows lie in the order of their last use: ``used`` is the table's row number, which no other row ever gets, and a use
+moves the row to the end. So
 eviction deletes a run of rows at the beginning, an insertion appends, and only the index over keys is written to in
 random places. A commit is on the disk when it returns (``synchronous=FULL``). Answers are not compressed: see
 ``benchmarks/prompt_cache.py`` for what it would save and cost.
@@ -25,6 +26,7 @@ random places. A commit is on the disk when it returns (``synchronous=FULL``). A
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -64,10 +66,12 @@ _NO_MEMORY, _PERMISSION, _READ_ONLY, _IO_ERROR, _FULL, _CANNOT_OPEN, _NO_LARGE_F
 _UNUSABLE = {_NO_MEMORY, _PERMISSION, _READ_ONLY, _IO_ERROR, _FULL, _CANNOT_OPEN, _NO_LARGE_FILES, _NOT_ALLOWED}
 _BUSY = {5, 6, 15}  # busy, locked, protocol: other processes are in the way
 _MOVED = 1032  # SQLITE_READONLY_DBMOVED
+_NO_ROOM = {4874}  # SQLITE_IOERR_SHMSIZE: the index of the log cannot grow
+_NEXT_STEP = "give access to it, or set spark.helium.cache.directory to another directory"
 
 _SCHEMA = """
 CREATE TABLE answers (
-  used INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, checksum INTEGER NOT NULL, answer BLOB NOT NULL
+  used INTEGER PRIMARY KEY AUTOINCREMENT, key BLOB NOT NULL UNIQUE, checksum INTEGER NOT NULL, answer BLOB NOT NULL
 );
 CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 INSERT INTO counters VALUES ('hits', 0), ('damaged', 0);
@@ -76,6 +80,10 @@ INSERT INTO counters VALUES ('hits', 0), ('damaged', 0);
 
 class DamagedStore(Exception):
     """The store's file is not what it should be: damaged, or of another format."""
+
+
+class FullDisk(CacheError):
+    """There is no room for what the store writes, be it a log."""
 
 
 class BusyStore(Exception):
@@ -252,8 +260,8 @@ class AnswerStore:
     def keys_since(self, row: int, most: int) -> tuple[int, int, bytes]:
         """The keys of the ``most`` oldest entries that were added or used after row number ``row``.
 
-        Returns their number, the newest row number among them (``row`` if there are none; less if the store was
-        cleared meanwhile), and the first :data:`~.key_filter.PREFIX_BYTES` of each, back to back.
+        Returns their number, the newest row number among them (``row`` if there are none; less if the store is empty or
+        another one), and the first :data:`~.key_filter.PREFIX_BYTES` of each, back to back.
         """
         with _told(self._path):
             newest = self._newest()
@@ -407,6 +415,26 @@ def run_once(directory: Path, action: Callable[[AnswerStore], T]) -> T | None:
             raise CacheError(f"other processes use the prompt cache in {directory}: {e}; try again") from e
 
 
+def clear(directory: Path) -> bool:
+    """Drop all that a directory's store holds; False if there is none. Where the disk is too full for a transaction the
+    store's files are removed, which processes that have them open find out.
+
+    Raises
+    ------
+    CacheError
+        It cannot be used, or other processes kept it busy.
+    """
+    remove_aside(directory)
+    if not store_path(directory).exists():
+        return False
+    try:
+        run_once(directory, lambda store: store.clear())
+    except FullDisk:
+        with _alone(directory):
+            shutil.rmtree(store_path(directory).parent, ignore_errors=True)
+    return True
+
+
 def _set_aside(directory: Path, why: str) -> None:
     store, aside = store_path(directory).parent, aside_path(directory)
     log.warning(
@@ -442,19 +470,20 @@ def _told(path: Path) -> Iterator[None]:
             raise
         if code == _MOVED or code & 0xFF in _BUSY:
             raise BusyStore(f"{e} ({e.sqlite_errorname})") from e
+        if code & 0xFF == _FULL or code in _NO_ROOM:
+            raise FullDisk(
+                f"cannot write to {path}: {e} ({e.sqlite_errorname}); make room on the disk, or lower "
+                "spark.helium.cache.disk.maxBytes"
+            ) from e
         if code & 0xFF in _UNUSABLE:
-            raise CacheError(f"cannot use {path}: {e} ({e.sqlite_errorname}); {_next_step(code)}") from e
+            raise CacheError(f"cannot use {path}: {e} ({e.sqlite_errorname}); {_NEXT_STEP}") from e
         raise DamagedStore(f"{e} ({e.sqlite_errorname})") from e
     except OSError as e:
         if isinstance(e, CacheError):
             raise
-        raise CacheError(f"cannot use {path}: {e}; {_next_step(0)}") from e
-
-
-def _next_step(code: int) -> str:
-    if code & 0xFF == _FULL:
-        return "make room on the disk, or lower spark.helium.cache.disk.maxBytes"
-    return "give access to it, or set spark.helium.cache.directory to another directory"
+        if e.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise FullDisk(f"cannot write to {path}: {e}; make room on the disk") from e
+        raise CacheError(f"cannot use {path}: {e}; {_NEXT_STEP}") from e
 
 
 @contextlib.contextmanager
@@ -473,7 +502,7 @@ def _alone(directory: Path) -> Iterator[None]:
     except OSError as e:
         if isinstance(e, CacheError):
             raise
-        raise CacheError(f"cannot use the directory {str(directory)!r}: {e}; {_next_step(0)}") from e
+        raise CacheError(f"cannot use the directory {str(directory)!r}: {e}; {_NEXT_STEP}") from e
     try:
         deadline = time.monotonic() + LOCK_SECONDS
         while True:
@@ -485,7 +514,7 @@ def _alone(directory: Path) -> Iterator[None]:
                     raise BusyStore(f"another process has held {directory / 'lock'} for {LOCK_SECONDS:.0f} s") from None
                 time.sleep(0.01)
             except OSError as e:
-                raise CacheError(f"cannot lock {directory / 'lock'}: {e}; {_next_step(0)}") from e
+                raise CacheError(f"cannot lock {directory / 'lock'}: {e}; {_NEXT_STEP}") from e
         yield
     finally:
         os.close(lock)

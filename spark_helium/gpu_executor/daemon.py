@@ -185,6 +185,8 @@ class Daemon:
 
     def _reason_to_exit(self) -> str:
         if not self.dispatcher.alive:
+            with self._lock:
+                self._closing = True
             return "its dispatcher broke"
         gone = {owner for owner in self._owners.copy() if not owner_lives(owner)}
         with self._lock:

@@ -15,8 +15,10 @@ more, up to half of :data:`MOST_PENDING` waits, and is lost if the process is ki
 full speed.
 
 Where the disk is slow a lookup counts as missed after :data:`LOOKUP_SECONDS`, and for :data:`PAUSE_SECONDS` nothing is
-looked up; where it writes more slowly than answers come, answers above :data:`MOST_PENDING` are not kept on disk. Where
-it fails (full, read-only, broken) the tier is off until the daemon ends. None of this fails a call.
+looked up; so it is when slow lookups together take as long in :data:`SLOW_WINDOW`. Where it writes more slowly than
+answers come, answers above :data:`MOST_PENDING` are not kept on disk. Where it is full nothing is written, and where it
+fails (read-only, damaged, not the user's) the tier is off; :data:`RETRY_SECONDS` later it is tried again. None of this
+fails a call.
 
 The tier knows which keys its store surely lacks (:mod:`.key_filter`), so that new prompts cost no access to the disk.
 What another daemon added is found :data:`KEYS_SECONDS` later.
@@ -39,7 +41,7 @@ from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 from spark_helium.errors import CacheError
-from spark_helium.gpu_executor.answer_store import AnswerStore, BusyStore, DamagedStore, set_aside
+from spark_helium.gpu_executor.answer_store import AnswerStore, BusyStore, DamagedStore, FullDisk, set_aside
 from spark_helium.gpu_executor.key_filter import KeyFilter, from_bytes, prefixes
 from spark_helium.gpu_executor.messages import DiskStatus
 from spark_helium.gpu_executor.prompt_cache import ENTRY_OVERHEAD, Answer, CacheKey
@@ -50,6 +52,8 @@ T = TypeVar("T")
 
 LOOKUP_SECONDS = 1.0
 PAUSE_SECONDS = 30.0
+SLOW_SECONDS = 0.1  # a lookup that takes longer is one of a slow disk ...
+SLOW_WINDOW = 10.0  # ... and LOOKUP_SECONDS of these in so many seconds are too much
 FLUSH_SECONDS = 0.25
 FLUSH_SIZE = 8 << 20  # bytes of one transaction, about
 MOST_PENDING = 128 << 20  # bytes of answers that wait to be written
@@ -61,6 +65,7 @@ KEYS_SECONDS = 1.0  # how soon answers of another daemon are found
 MOST_USES = 1 << 20  # keys that are remembered as used lately
 CLOSE_SECONDS = 5.0  # longest wait for the last answers to be written
 BUSY_PAUSE_SECONDS = 0.5
+RETRY_SECONDS = 60.0  # after this a tier that failed, or a disk that was full, is tried again
 REPAIRS = 3  # stores that one process sets aside or finds moved before it gives up
 
 OpenStore = Callable[[Path], AnswerStore]
@@ -115,8 +120,13 @@ class DiskTier:
         self._writer_share = writer_share
         self._flush_size = min(FLUSH_SIZE, limit // 16)
         self._off = ""  # why the tier is off; the first of the three threads that finds out sets it
+        self._reported = ""  # why it was off last, so that a warning comes once
+        self._is_broken = False  # by a bug of ours: off for good
+        self._full = ""  # why nothing is written
+        self._retry_at = math.inf  # when to look whether the disk is well again
         self._slow = ""  # why lookups pause
         self._paused_until = 0.0
+        self._waits: deque[tuple[float, float]] = deque()  # slow lookups: when, and how long
         self._hits = self._damaged = self._not_kept = 0
         self._closing = False
 
@@ -129,6 +139,8 @@ class DiskTier:
         self._knows_keys = False
         self._keys_until = 0  # the row up to which the store's keys are known
         self._keys_asked: queue.SimpleQueue[tuple[int, int, bytes] | None] | None = None
+        self._keys_asked_after = 0  # the row that was known when it was asked
+        self._is_another_store = threading.Event()  # the store that is open is not the one whose keys are known
         self._keys_learned = -math.inf
 
         self._writer: threading.Thread | None = None
@@ -174,7 +186,8 @@ class DiskTier:
 
     def put(self, key: CacheKey, text: str, truncated: bool) -> None:
         """Keep an answer as the most recent one, soon."""
-        if self._off or self._closing:
+        if self._off or self._closing or self._full:
+            self._not_kept += bool(self._full)
             return
         fresh, size = self._fresh, len(text) + ENTRY_OVERHEAD
         if size > self._flush_size or self._waiting + size > MOST_PENDING:
@@ -186,16 +199,19 @@ class DiskTier:
 
     def touch(self, key: CacheKey) -> None:
         """The answer was used, here or in a tier above: it is to be evicted later."""
-        if key not in self._used_lately and key not in self._fresh.answers and not self._off:
+        if key not in self._used_lately and key not in self._fresh.answers and not (self._off or self._full):
             self._used_lately.add(key)
             self._fresh.uses[key] = None
 
     def turn(self) -> None:
         """Hand over what came since the last time, if that is long enough ago."""
         fresh = self._fresh
+        now = time.monotonic()
+        if now >= self._retry_at:
+            self._retry_at = math.inf
+            self._off = self._full = ""
         if not fresh:
             return
-        now = time.monotonic()
         if not fresh.began:
             fresh.began = now
         self._forget_written()
@@ -294,17 +310,20 @@ class DiskTier:
 
     def _learn_keys(self) -> None:
         """Take in keys of the store, some at a time, and now and then those that other processes added."""
+        if self._is_another_store.is_set():
+            self._is_another_store.clear()
+            self._begin_learning(0)
         if self._keys_asked is not None:
             if self._keys_asked.empty():
                 return
             learned, self._keys_asked = self._keys_asked.get(), None
             if learned is not None:
                 count, newest, data = learned
-                if newest < self._keys_until:  # another process cleared or replaced the store
+                if newest < self._keys_asked_after:  # another process cleared the store
                     self._begin_learning(0)
                 else:
                     self._keys.add(from_bytes(data))
-                    self._keys_until = newest
+                    self._keys_until = max(self._keys_until, newest)  # own writes may have moved it since
                     self._knows_keys = self._knows_keys or count < KEYS_AT_ONCE
                     if self._keys.full:
                         self._begin_learning(self._keys.added)
@@ -312,7 +331,7 @@ class DiskTier:
             return
         self._keys_learned = time.monotonic()
         reply: queue.SimpleQueue[tuple[int, int, bytes] | None] = queue.SimpleQueue()
-        row = self._keys_until
+        row = self._keys_asked_after = self._keys_until
         self._keys_asked = reply
         self._ask(lambda store: reply.put(self._read(store, lambda s: s.keys_since(row, KEYS_AT_ONCE))))
 
@@ -334,14 +353,28 @@ class DiskTier:
     def _look_up(self, keys: Sequence[CacheKey]) -> tuple[dict[CacheKey, Answer], list[CacheKey]]:
         reply: _Reply = queue.SimpleQueue()
         self._ask(lambda store: reply.put(self._read(store, lambda s: s.lookup(keys)) or ({}, [])))
+        began = time.monotonic()
         try:
-            return reply.get(timeout=self._lookup_seconds)
+            found = reply.get(timeout=self._lookup_seconds)
         except queue.Empty:
             self._late = reply
-            self._paused_until = time.monotonic() + PAUSE_SECONDS
-            self._slow = f"a lookup of {len(keys)} answers took longer than {self._lookup_seconds} s"
-            log.warning("%s: for %.0f s the prompt cache is not looked up on disk", self._slow, PAUSE_SECONDS)
+            self._pause(f"a lookup of {len(keys)} answers took longer than {self._lookup_seconds} s")
             return {}, []
+        now = time.monotonic()
+        if now - began > SLOW_SECONDS:
+            self._waits.append((now, now - began))
+            while now - self._waits[0][0] > SLOW_WINDOW:
+                self._waits.popleft()
+            waited = sum(seconds for _, seconds in self._waits)
+            if waited > self._lookup_seconds:
+                self._pause(f"{len(self._waits)} lookups took {waited:.1f} s")
+        return found
+
+    def _pause(self, why: str) -> None:
+        self._slow = why
+        self._paused_until = time.monotonic() + PAUSE_SECONDS
+        self._waits.clear()
+        log.warning("%s: for %.0f s the prompt cache is not looked up on disk", why, PAUSE_SECONDS)
 
     # --- any thread
 
@@ -351,6 +384,7 @@ class DiskTier:
             directory=str(self.directory),
             limit=self.limit,
             off=self._off,
+            full=self._full,
             slow=self._slow,
             hits=self._hits,
             damaged=self._damaged,
@@ -363,9 +397,21 @@ class DiskTier:
         else:  # a bug of ours: calls must not suffer from it
             log.error("the prompt cache on disk broke: please report this", exc_info=error)
             why = f"{type(error).__name__}: {error}"
+            self._is_broken = True
         if not self._off:
             self._off = why
-            log.warning("the prompt cache goes on in memory alone: %s", why)
+            self._retry_at = math.inf if self._is_broken else time.monotonic() + RETRY_SECONDS
+            if why != self._reported:
+                self._reported = why
+                log.warning("the prompt cache goes on in memory alone: %s", why)
+
+    def _turn_full(self, error: FullDisk) -> None:
+        if not self._full:
+            self._full = str(error)
+            self._retry_at = time.monotonic() + RETRY_SECONDS
+            if self._full != self._reported:
+                self._reported = self._full
+                log.warning("new answers are kept in memory alone: %s", self._full)
 
     # --- the reader's thread
 
@@ -426,6 +472,9 @@ class DiskTier:
                 if self._closing:
                     break
                 time.sleep(BUSY_PAUSE_SECONDS)
+            except FullDisk as e:
+                self._turn_full(e)
+                break
             except Exception as e:
                 self._turn_off(e)
         return None
@@ -450,11 +499,13 @@ class _Connection:
             try:
                 return action(self._store)
             except DamagedStore as e:
-                set_aside(directory, self._store, str(e))
+                damaged, self._store = self._store, None  # set_aside closes it, whatever comes
+                set_aside(directory, damaged, str(e))
                 self._replace(str(e))
 
     def _replace(self, why: str) -> None:
         self.close()
+        self._tier._is_another_store.set()
         self._repairs += 1
         if self._repairs > REPAIRS:
             raise CacheError(

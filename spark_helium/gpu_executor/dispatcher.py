@@ -53,6 +53,7 @@ CALLS_PER_TURN = 1024  # rendered and submitted before the engines are polled ag
 POLL_SECONDS = 0.05  # longest wait in one engine's poll; other threads cut it short with wake()
 POLL_SECONDS_OF_SEVERAL = 0.002  # the same while several engines are busy, which take turns
 IDLE_SECONDS = 0.25  # longest wait for work when no call is in flight
+TIDY_SECONDS = 1.0  # between two looks at what nobody needs any more
 
 Waiter = tuple[Stream, RowBatch, int, int]  # who gets an answer: stream, batch, call, row of the batch
 
@@ -124,6 +125,7 @@ class Dispatcher:
         self._counters = Counters()
         self._rows_answered = 0
         self._stopping = False
+        self._tidied = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="dispatcher", daemon=True)
 
     # --- for any thread
@@ -206,22 +208,25 @@ class Dispatcher:
 
     def _receive(self) -> None:
         """Run what other threads posted; waits for it when there is nothing else to do."""
-        idle = not (self._flights or self._ready or self._opened or any(s.has_backlog for s in self._streams))
+        idle = not (self._flights or self._ready or self._opened or any(map(self._may_begin_more, self._streams)))
         try:
             action = self._inbox.get(timeout=IDLE_SECONDS) if idle else self._inbox.get_nowait()
             while True:
                 action()
                 action = self._inbox.get_nowait()
         except queue.Empty:
-            if idle:
-                self._query_answers.forget_finished()
-        self._give_up_late_engines()
+            pass
+        now = time.monotonic()
+        if now - self._tidied >= TIDY_SECONDS:
+            self._tidied = now
+            self._query_answers.forget_finished()
+            self._give_up_late_engines()
 
     def _call(self) -> None:
         """Prepare the calls that can start, some at a time: an equal call in flight, or the cache, or the queue."""
         for stream in self._streams:
-            if stream.has_backlog and self._has_begun_all(stream):
-                self._open(stream.more())
+            if self._may_begin_more(stream):
+                self._open(self._of(stream, stream.more))
         self._ready.extend(self._opened.values())
         self._opened.clear()
         budget = CALLS_PER_TURN
@@ -254,7 +259,7 @@ class Dispatcher:
         cache = self._cache_of(stream)
         keys = None if cache is None else self._keys(stream, running, call)
         limit, setting = running.max_prompt_bytes, f"spark.helium.{running.engine.info.engine}.maxModelLen"
-        self._schedule(stream, running, group)
+        self._schedule(stream, running)
         expected_output, operator = stream.state.expected_output(k), OperatorId(stream.state, k)
         flights: list[Flight] = []
         asked: list[tuple[int, Tokens, CacheKey | None]] = []  # row, prompt, key
@@ -280,6 +285,8 @@ class Dispatcher:
                 equal = self._by_key.get(key)
                 if equal is not None:
                     equal.waiters.append((stream, batch, k, row))
+                    if equal.kv_tokens is None:
+                        running.queue.share(equal, stream.account)
                     continue
             number = next(self._ids)
             request = EngineRequest(number, prompt, call.sampling, call.constraint)
@@ -302,19 +309,18 @@ class Dispatcher:
             fresh = chained and 2 * running.prefixes.known(flight.tokens) >= token_count(flight.tokens)
             running.queue.add(flight, fresh=fresh)
 
-    def _schedule(self, stream: Stream, running: RunningEngine, group: CallGroup) -> None:
-        """Let the engine's schedule know of the rows."""
+    def _schedule(self, stream: Stream, running: RunningEngine) -> None:
+        """Let the engine's schedule know of the stream."""
         engines = self._scheduled[stream]
         if running not in engines:
             engines.add(running)
             running.schedule.begin(stream.state, stream.graph)
-        if group.call == 0:
-            running.schedule.expect(stream.state, len(group.rows))
+            running.schedule.expect(stream.state, stream.unfinished)
 
-    def _has_begun_all(self, stream: Stream) -> bool:
-        """Whether nothing of a stream waits for an engine but the rows of its backlog."""
-        return not (
-            any(running.queue.holds(stream.account) for _, running in self._pool.running())
+    def _may_begin_more(self, stream: Stream) -> bool:
+        """Whether rows of a stream's backlog can begin: nothing else of its graph waits for an engine."""
+        return stream.has_backlog and not (
+            any(running.queue.holds(stream.state) for _, running in self._pool.running())
             or any(group.stream is stream for group in self._ready)
             or any(group.stream is stream for group in self._opened.values())
             or any(group.stream is stream for slot in self._pool.starting() for group in slot.waiting)
@@ -420,9 +426,10 @@ class Dispatcher:
     ) -> None:
         if reason:
             stream.counters.calls_failed += 1
-        opened = stream.settle(batch, k, row, text, truncated, reason)
-        if opened:
-            self._open(opened)
+        if not stream.closed:
+            opened = self._of(stream, lambda: stream.settle(batch, k, row, text, truncated, reason))
+            if opened:
+                self._open(opened)
 
     def _open(self, groups: Sequence[CallGroup]) -> None:
         """Calls that can start from the next turn on; those of one batch and call are rendered together."""
@@ -436,7 +443,10 @@ class Dispatcher:
         for stream in self._streams:
             if stream.has_news:
                 self._counters.add(stream.counters)
-                self._rows_answered += stream.publish()
+                rows = stream.publish()
+                self._rows_answered += rows
+                for running in self._scheduled[stream]:
+                    running.schedule.expect(stream.state, -rows)
 
     # --- streams come and go
 
@@ -449,7 +459,18 @@ class Dispatcher:
 
     def _feed(self, stream: Stream, inputs: list[Column], size: int) -> None:
         if not stream.closed:
-            self._open(stream.arrive(inputs, size))
+            for running in self._scheduled[stream]:
+                running.schedule.expect(stream.state, size)
+            self._open(self._of(stream, lambda: stream.arrive(inputs, size)))
+
+    def _of(self, stream: Stream, work: Callable[[], list[CallGroup]]) -> list[CallGroup]:
+        """What a stream's own work opens. Where it breaks, the stream fails, and the others go on."""
+        try:
+            return work()
+        except Exception as e:
+            log.exception("a stream of query %r broke: please report this", stream.query)
+            self._fail(stream, f"the daemon could not go on with these rows: {type(e).__name__}: {e}")
+            return []
 
     def _close(self, stream: Stream) -> None:
         stream.closed = True
@@ -525,7 +546,6 @@ class Dispatcher:
 
     def _status(self) -> DispatcherStatus:
         memory, disk = self.cache.memory, self.cache.disk
-        memory.check_integrity()
         return DispatcherStatus(
             calls_in_flight=len(self._flights),
             rows_answered=self._rows_answered,

@@ -7,14 +7,16 @@ daemon may change it for rows that have not begun, once it has seen what a condi
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from spark_helium.call_conditions import And, Condition, condition_references, evaluate
 from spark_helium.call_graph import Call, CallGraph
 from spark_helium.call_parts import CallRef, Row
+from spark_helium.gpu_executor.call_template import FlawedCellError
 
-LEAST_OBSERVED = 16  # rows that every condition must have been looked at for before the order changes
+LEAST_OBSERVED = 16  # rows that a condition must have been looked at for before its place changes
 LEAST_GAIN = 0.1  # share of the expected cost that another order must save; observations are noisy
 FIRST_WINDOW = 32  # rows that begin before the first look at the order; later windows double
 LARGEST_WINDOW = 1024
@@ -90,12 +92,13 @@ class FilterOrder:
         """A row is finished: the conditions whose answers are all there let it pass or not."""
         for position, condition in enumerate(self._graph.filters):
             if all(not row.is_null(CallRef(k)) for k in self._reads[position]):
-                self._evaluated[position] += 1
-                self._passed[position] += evaluate(condition, row) is True
+                with contextlib.suppress(FlawedCellError):  # Spark decides on such a row
+                    self._passed[position] += evaluate(condition, row) is True
+                    self._evaluated[position] += 1
 
     def revise(self) -> bool:
         """Take a cheaper order for the rows to come, if there is one. Returns whether there was."""
-        if not self.is_free or min(self._evaluated) < LEAST_OBSERVED:
+        if not self.is_free or sum(count >= LEAST_OBSERVED for count in self._evaluated) < 2:
             return False
         best = self._best()
         if self._cost(best) > (1 - LEAST_GAIN) * self._cost(self.current.filters):
@@ -110,7 +113,8 @@ class FilterOrder:
         return sum(self._tokens[k] / max(1, self._rows[k]) for k in calls)
 
     def _best(self) -> tuple[int, ...]:
-        left = list(range(len(self._graph.filters)))
+        observed = [count >= LEAST_OBSERVED for count in self._evaluated]
+        left = [p for p in range(len(observed)) if observed[p]]
         known: frozenset[int] = frozenset()
         chosen: list[int] = []
         while left:
@@ -121,7 +125,8 @@ class FilterOrder:
             position = left.pop(min(ranks)[1])
             known |= self._needs[position]
             chosen.append(position)
-        return tuple(chosen)
+        # What conditions in front of them keep from being looked at stays behind these, in the order that holds.
+        return (*chosen, *(p for p in self.current.filters if not observed[p]))
 
     def _cost(self, filters: Sequence[int]) -> float:
         """Tokens expected per row."""

@@ -70,9 +70,7 @@ def package_version() -> str:
 
 def identity(settings: Settings) -> str:
     """The name of the configuration's daemon: 16 hexadecimal digits."""
-    relevant = {
-        key: settings[key] for key in sorted(settings) if key in IDENTITY_SETTINGS or key.startswith(IDENTITY_PREFIXES)
-    }
+    relevant = {name: settings[name] for name in sorted(settings) if tells_apart(name)}
     for name in ("modelDirectory", "cache.directory"):
         if relevant[name]:
             relevant[name] = str(_absolute(name, relevant[name]))
@@ -80,6 +78,11 @@ def identity(settings: Settings) -> str:
     python = _python_identity(daemon_python(settings))
     text = json.dumps([PROTOCOL_VERSION, package_version(), python, relevant], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def tells_apart(name: str) -> bool:
+    """Whether two values of a setting mean two daemons. Other settings travel with each query."""
+    return name in IDENTITY_SETTINGS or name.startswith(IDENTITY_PREFIXES)
 
 
 def daemon_python(settings: Settings) -> str:

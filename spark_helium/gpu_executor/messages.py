@@ -196,7 +196,8 @@ class DiskStatus:
 
     Attributes
     ----------
-    off: why the daemon no longer uses it; empty while it does.
+    off: why the daemon does not use it; empty while it does.
+    full: why it writes nothing; empty while it does.
     slow: why lookups pause; empty while they do not.
     hits, damaged: answers found, and answers dropped because their checksum was wrong, since the daemon began.
     not_kept: answers that were too large, or came faster than the disk could write.
@@ -205,6 +206,7 @@ class DiskStatus:
     directory: str
     limit: int
     off: str = ""
+    full: str = ""
     slow: str = ""
     hits: int = 0
     damaged: int = 0

@@ -18,6 +18,8 @@ KEEP_SECONDS = 60.0
 class QueryAnswers:
     """A prompt cache per running query, each bounded by ``limit`` bytes, forgotten when its query is over.
 
+    Those of queries without a stream are forgotten earlier, the longest unused first, where all of them take more.
+
     Only the dispatcher's thread uses it. A query is known by its name (application and SQL execution).
     """
 
@@ -49,9 +51,12 @@ class QueryAnswers:
         return self._caches[query]
 
     def forget_finished(self) -> None:
-        """Drop the answers of queries that have had no stream for :data:`KEEP_SECONDS`."""
+        """Drop the answers of queries without a stream for :data:`KEEP_SECONDS`, or that there is no room for."""
         now = self._clock()
-        for query, last in list(self._last_use.items()):
-            if query not in self._open and now - last > KEEP_SECONDS:
+        held = sum(cache.bytes for cache in self._caches.values())
+        closed = [(last, query) for query, last in self._last_use.items() if query not in self._open]
+        for last, query in sorted(closed):
+            if now - last > KEEP_SECONDS or held > self._limit:
                 del self._last_use[query]
-                self._caches.pop(query, None)
+                cache = self._caches.pop(query, None)
+                held -= 0 if cache is None else cache.bytes

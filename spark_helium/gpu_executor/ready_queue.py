@@ -12,6 +12,7 @@ decided in three steps:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
@@ -45,8 +46,8 @@ class _Query(Generic[C]):
     tree: CallTree
     fresh: list[C] = field(default_factory=list)
 
-    def __bool__(self) -> bool:
-        return bool(self.fresh or len(self.tree))
+    def __len__(self) -> int:
+        return len(self.fresh) + len(self.tree)
 
     def take(self, most: int) -> list[C]:
         if self.fresh:
@@ -70,18 +71,19 @@ class ReadyQueue(Generic[C]):
         self._queries: dict[str, _Query[C]] = {}
         self._virtual_time = 0.0
         self._ahead: dict[str, float] = {}  # queries with nothing to do that have had more than their share
+        self._waiting: Counter[Hashable] = Counter()  # by the query of their operators: a graph of a query
         self._turn: str | None = None
         self._left_of_turn = 0
 
     def __len__(self) -> int:
-        return sum(len(entry.tree) + len(entry.fresh) for entry in self._queries.values())
+        return sum(map(len, self._queries.values()))
 
     def __bool__(self) -> bool:
         return bool(self._queries)
 
-    def holds(self, account: str) -> bool:
-        """Whether a call of the query waits."""
-        return account in self._queries
+    def holds(self, graph: Hashable) -> bool:
+        """Whether a call waits whose operator belongs to this graph."""
+        return graph in self._waiting
 
     def add(self, call: C, *, fresh: bool = False) -> None:
         """Take in a call that has become ready; ``fresh``: its prompt goes on from what its row has just computed.
@@ -94,10 +96,21 @@ class ReadyQueue(Generic[C]):
             start = max(self._virtual_time, self._ahead.pop(call.account, 0.0))
             entry = self._queries[call.account] = _Query(start, CallTree(self._block_size))
             entry.tree.set_order(self._order.ranks, self._order.prefix_first)
+        self._waiting[call.operator.query] += 1
         if fresh:
             entry.fresh.append(call)
         else:
             entry.tree.add(call, call.tokens, call.operator)
+
+    def share(self, call: C, account: str) -> None:
+        """Another query asks the same as a call that waits: it goes with the query that has less to do before it."""
+        if account == call.account:
+            return
+        other = self._queries.get(account)
+        if other is None or len(other) < len(self._queries[call.account]):
+            self.discard(call)
+            call.account = account
+            self.add(call)
 
     def take(self, room: Callable[[], int], enter: Callable[[C], float]) -> list[C]:
         """The calls that go to the engine now, in order.
@@ -114,6 +127,8 @@ class ReadyQueue(Generic[C]):
             calls = entry.take(min(most, self._left_of_turn))
             self._left_of_turn -= len(calls)
             entry.virtual_time += sum(map(enter, calls))
+            for call in calls:
+                self._count_out(call)
             taken += calls
             self._forget_empty(account)
         return taken
@@ -123,6 +138,7 @@ class ReadyQueue(Generic[C]):
         entry = self._queries[call.account]
         if not entry.tree.discard(call):
             entry.fresh.remove(call)
+        self._count_out(call)
         self._forget_empty(call.account)
 
     def set_order(self, order: DispatchOrder) -> None:
@@ -137,6 +153,8 @@ class ReadyQueue(Generic[C]):
         for account, entry in self._queries.items():
             assert entry, f"query {account} is kept without calls"
             entry.tree.check_integrity()
+        assert sum(self._waiting.values()) == len(self), "graphs know other calls"
+        assert all(self._waiting.values()), "a graph without calls is left"
 
     def _next_query(self) -> str:
         turn = self._turn
@@ -145,6 +163,12 @@ class ReadyQueue(Generic[C]):
             self._left_of_turn = RUN_OF_A_QUERY
         self._virtual_time = max(self._virtual_time, self._queries[turn].virtual_time)
         return turn
+
+    def _count_out(self, call: C) -> None:
+        graph = call.operator.query
+        self._waiting[graph] -= 1
+        if not self._waiting[graph]:
+            del self._waiting[graph]
 
     def _forget_empty(self, account: str) -> None:
         entry = self._queries[account]

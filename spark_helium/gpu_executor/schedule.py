@@ -25,7 +25,7 @@ FIRST_ROWS = 100.0  # rows that are expected of a query before more have come
 @dataclass(slots=True)
 class _Rows:
     users: int = 0
-    seen: float = 0.0
+    left: int = 0
 
 
 class Schedule:
@@ -71,11 +71,11 @@ class Schedule:
                 self._is_new &= bool(self._rows)
 
     def expect(self, query: Hashable, rows: int) -> None:
-        """So many more rows of a query have arrived."""
+        """So many more rows of a query have arrived, or fewer are left to do."""
         known = self._rows.get(query)
         if known is not None:
-            known.seen += rows
-            self._tree.expect(query, max(FIRST_ROWS, known.seen))
+            known.left += rows
+            self._tree.expect(query, max(FIRST_ROWS, known.left))
 
     def observe(self, operator: OperatorId, result: EngineResult) -> None:
         """An operator's call was answered."""

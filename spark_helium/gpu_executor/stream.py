@@ -124,7 +124,7 @@ class Stream:
         self.templates = [CallTemplate(call) for call in graph.calls]
         self.state = GraphState(graph)  # the dispatcher puts the one of the query's other tasks here
         self._deliver = deliver
-        self._arrived = 0
+        self._arrived = self._published = 0
         self._backlog: deque[tuple[RowBatch, int]] = deque()  # batches with the first row that has not begun
         self._window = FIRST_WINDOW
         self._finished = Answers.empty(len(graph.calls))
@@ -138,6 +138,11 @@ class Stream:
     def has_news(self) -> bool:
         """Whether rows finished since the last publication."""
         return bool(self._finished.rows)
+
+    @property
+    def unfinished(self) -> int:
+        """Rows that have arrived and are not published."""
+        return self._arrived - self._published
 
     @property
     def has_backlog(self) -> bool:
@@ -233,15 +238,17 @@ class Stream:
         if reason:
             batch.reasons[k, row] = reason
         opened: list[CallGroup] = []
-        for reader in self._order(batch, row).readers[k]:
-            batch.open_inputs[reader][row] -= 1
-            if batch.open_inputs[reader][row] == 0:
-                null = self.templates[reader].is_null(batch.inputs, batch.answers, row)
-                if null or not self._guard_is_true(batch, reader, row):
-                    opened.extend(self.settle(batch, reader, row))
-                else:
-                    opened.append(CallGroup(self, batch, reader, [row]))
-        batch.open_calls[row] -= 1
+        settled = [k]  # and calls that are NULL because of it; not by recursion, as a chain may have any length
+        while settled:
+            for reader in self._order(batch, row).readers[settled.pop()]:
+                batch.open_inputs[reader][row] -= 1
+                if batch.open_inputs[reader][row] == 0:
+                    null = self.templates[reader].is_null(batch.inputs, batch.answers, row)
+                    if null or not self._guard_is_true(batch, reader, row):
+                        settled.append(reader)
+                    else:
+                        opened.append(CallGroup(self, batch, reader, [row]))
+            batch.open_calls[row] -= 1
         if batch.open_calls[row] == 0:
             self._finish(batch, row)
         return opened
@@ -289,6 +296,7 @@ class Stream:
         if finished.rows:
             self._finished = Answers.empty(len(self.graph.calls))
             finished.pinned_tokens = self.pinned_tokens
+            self._published += len(finished.rows)
             self._deliver(finished)
         return len(finished.rows)
 

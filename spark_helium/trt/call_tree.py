@@ -15,10 +15,9 @@ from bisect import bisect_left, insort
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
 
 from spark_helium.trt.templates import TOKEN_BYTES, Tokens, common_bytes
-from spark_helium.trt.tree import OperatorId, Query
+from spark_helium.trt.tree import OperatorId
 
 CallKey = Hashable
 _Leaf = tuple[Tokens, int]  # a prompt and the number of its call, which tells equal prompts apart
@@ -85,14 +84,6 @@ class _Leaves:
         before = chunk[at - 1] if at else (self._last[k - 1] if k else None)
         return before, chunk[at]
 
-    def starting_at(self, leaf: _Leaf) -> Iterator[_Leaf]:
-        """Leaves in order, from where ``leaf`` belongs on."""
-        k = bisect_left(self._last, leaf)
-        if k < len(self._chunks):
-            yield from islice(self._chunks[k], bisect_left(self._chunks[k], leaf), None)
-            for chunk in islice(self._chunks, k + 1, None):
-                yield from chunk
-
     def check_integrity(self) -> None:
         assert all(self._chunks), "an empty chunk is left"
         assert all(len(chunk) <= 2 * CHUNK for chunk in self._chunks), "a chunk is too long"
@@ -132,7 +123,6 @@ class CallTree:
         self._by_rank: dict[int, _Leaves] = {}
         self._waiting: dict[CallKey, _Waiting] = {}
         self._by_number: dict[int, CallKey] = {}
-        self._of_query: dict[Query, dict[CallKey, None]] = {}
         self._resident = _Leaves()  # prompts in flight and recent ones
         self._in_flight: dict[CallKey, _Leaf] = {}
         self._recent: OrderedDict[int, Tokens] = OrderedDict()
@@ -159,7 +149,6 @@ class CallTree:
         rank = self._ranks.get(operator, 0)
         self._waiting[call] = _Waiting(call, operator, leaf, rank)
         self._by_number[leaf[1]] = call
-        self._of_query.setdefault(operator.query, {})[call] = None
         leaves = self._by_rank.get(rank)
         if leaves is None:
             leaves = self._by_rank[rank] = _Leaves()
@@ -190,7 +179,7 @@ class CallTree:
             if not leaves:
                 del self._by_rank[rank]
             call = self._by_number.pop(leaf[1])
-            self._forget_query_of(self._waiting.pop(call))
+            del self._waiting[call]
             self._at = leaf
             yield call, leaf
 
@@ -219,19 +208,11 @@ class CallTree:
             if not leaves:
                 del self._by_rank[waiting.rank]
             del self._by_number[waiting.leaf[1]]
-            self._forget_query_of(waiting)
             return True
         if call in self._in_flight:
             self.finish(call)
             return True
         return False
-
-    def discard_query(self, query: Query) -> list[CallKey]:
-        """Forget the calls of a query that wait, in order of arrival. O(log n) for each of them."""
-        calls = list(self._of_query.get(query, ()))
-        for call in calls:
-            self.discard(call)
-        return calls
 
     def set_order(self, ranks: Mapping[OperatorId, int], prefix_first: bool = True) -> None:
         """Calls go by these ranks from now on, lower first and 0 if not given, before or after prefixes. O(n)."""
@@ -269,12 +250,6 @@ class CallTree:
         assert before is not None, "no leaf is there to be closest"
         return shared, before
 
-    def _forget_query_of(self, waiting: _Waiting) -> None:
-        calls = self._of_query[waiting.operator.query]
-        del calls[waiting.call]
-        if not calls:
-            del self._of_query[waiting.operator.query]
-
     # --- what a dispatcher asks
 
     def __len__(self) -> int:
@@ -296,16 +271,6 @@ class CallTree:
         both = (common_bytes(tokens, leaf[0], self._block_bytes) for leaf in (before, after) if leaf is not None)
         return max(both, default=0) // TOKEN_BYTES
 
-    def waiting_with(self, prefix: Tokens) -> int:
-        """How many waiting calls begin with these tokens. O(n) in the calls that do, O(log n) per rank otherwise."""
-        count = 0
-        for leaves in self._by_rank.values():
-            for tokens, _ in leaves.starting_at((prefix, -1)):
-                if not tokens.startswith(prefix):
-                    break
-                count += 1
-        return count
-
     # --- for tests and idle moments
 
     def check_integrity(self) -> None:
@@ -320,9 +285,6 @@ class CallTree:
                 assert self._ranks.get(waiting.operator, 0) == rank, "a call has not the rank of its operator"
             seen.extend(leaves)
         assert len(seen) == len(self._waiting) == len(self._by_number), "calls that wait have lost their leaves"
-        of_queries = [call for calls in self._of_query.values() for call in calls]
-        assert sorted(map(repr, of_queries)) == sorted(map(repr, self._waiting)), "queries know other calls"
-        assert all(self._of_query.values()), "a query without calls is left"
         self._resident.check_integrity()
         resident = [*self._in_flight.values(), *((tokens, number) for number, tokens in self._recent.items())]
         assert sorted(resident) == list(self._resident), "prompts in flight and recent ones are others"

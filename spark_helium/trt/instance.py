@@ -20,8 +20,9 @@ A schedule: ``{"workers": {"w0": [["op1", 0], ["op1", 1], ["op2", 0], ["op2", 1]
 
 from __future__ import annotations
 
+import difflib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -95,18 +96,21 @@ def order_from_json(data: Any) -> dict[str, list[CallId]]:
     return order
 
 
+_KINDS = ("static", "input", "output", "derived")  # of a prompt's segments
+
+
 class _Reader:
     """Reads one instance. Each method names the place in its errors as ``operators[2].prompt[0]``."""
 
     def __init__(self, data: Any) -> None:
-        self._data = _object(data, "the instance")
+        self._data = _object(data, "the instance", ("name", "queries", "workers", "statics", "inputs", "operators"))
         self._rows = _count(_required(self._data, "queries", ""), "queries")
         self._statics = _object(self._data.get("statics", {}), "statics")
         self._inputs = _object(self._data.get("inputs", {}), "inputs")
         self._operators: dict[str, Mapping[str, Any]] = {}
         self._place: dict[str, str] = {}
         for k, item in enumerate(_list(_required(self._data, "operators", ""), "operators")):
-            operator = _object(item, f"operators[{k}]")
+            operator = _object(item, f"operators[{k}]", ("id", "prompt", "out_len", "deps"))
             id_ = _name(_required(operator, "id", f"operators[{k}]"), f"operators[{k}].id")
             if id_ in self._operators:
                 raise InstanceError(f"operators[{k}].id is {id_!r}, as an earlier operator's; ids are unique")
@@ -124,7 +128,8 @@ class _Reader:
             columns: list[list[Segment]] = []
             reads: list[str] = []
             for k, item in enumerate(_list(_required(operator, "prompt", place), f"{place}.prompt")):
-                segments, read = self._segment(_object(item, f"{place}.prompt[{k}]"), f"{place}.prompt[{k}]")
+                at = f"{place}.prompt[{k}]"
+                segments, read = self._segment(_object(item, at, (*_KINDS, "from", "len")), at)
                 columns.append(segments)
                 reads.extend(read)
             reads.extend(self._known(operator.get("deps", []), f"{place}.deps"))
@@ -137,7 +142,7 @@ class _Reader:
     def _workers(self) -> Iterator[Worker]:
         for k, item in enumerate(_list(_required(self._data, "workers", ""), "workers")):
             place = f"workers[{k}]"
-            worker = _object(item, place)
+            worker = _object(item, place, ("name", "kv_capacity", "alpha"))
             name = _name(_required(worker, "name", place), f"{place}.name")
             capacity = _count(_required(worker, "kv_capacity", place), f"{place}.kv_capacity")
             given = worker.get("alpha", 1)
@@ -154,7 +159,7 @@ class _Reader:
     def _segment(self, item: Mapping[str, Any], place: str) -> tuple[list[Segment], list[str]]:
         """Per row the segment, and the operators that it waits for."""
         rows = range(self._rows)
-        kinds = [kind for kind in ("static", "input", "output", "derived") if kind in item]
+        kinds = [kind for kind in _KINDS if kind in item]
         if len(kinds) != 1:
             raise InstanceError(f"{place} is {_short(item)}; a segment has one of static, input, output, derived")
         kind = kinds[0]
@@ -167,7 +172,7 @@ class _Reader:
         if kind == "input":
             if name not in self._inputs:
                 raise InstanceError(f"{place} names the input {name!r}, which is not in inputs")
-            spec = _object(self._inputs[name], f"inputs.{name}")
+            spec = _object(self._inputs[name], f"inputs.{name}", ("len", "value"))
             lengths = self._per_row(_required(spec, "len", f"inputs.{name}"), f"inputs.{name}.len")
             keys = self._values(spec, f"inputs.{name}")
             return [Segment(("input", name, keys[row]), lengths[row]) for row in rows], []
@@ -210,9 +215,14 @@ def _required(item: Mapping[str, Any], key: str, place: str) -> Any:
     return item[key]
 
 
-def _object(value: Any, place: str) -> Mapping[str, Any]:
+def _object(value: Any, place: str, keys: Sequence[str] = ()) -> Mapping[str, Any]:
+    """An object with some of the keys. It may have others, such as notes, but not what looks like a slip of the pen."""
     if not isinstance(value, Mapping):
         raise InstanceError(f"{place} is {_short(value)}; an object was expected")
+    for key in value if keys else ():
+        meant = [] if key in keys else difflib.get_close_matches(key, keys, 1, 0.75)
+        if meant and meant[0] not in value:
+            raise InstanceError(f"{place} has {key!r}; did you mean {meant[0]!r}?")
     return value
 
 

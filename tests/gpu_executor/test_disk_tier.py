@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from spark_helium.errors import CacheError
 from spark_helium.gpu_executor import answer_store, disk_tier
-from spark_helium.gpu_executor.answer_store import AnswerStore, BusyStore, DamagedStore
+from spark_helium.gpu_executor.answer_store import AnswerStore, BusyStore, DamagedStore, FullDisk
 from spark_helium.gpu_executor.disk_tier import DiskTier
 from spark_helium.gpu_executor.key_filter import KeyFilter
 from spark_helium.gpu_executor.prompt_cache import CacheKey, PromptCache, entry_size
@@ -174,6 +174,36 @@ def test_cleared_by_another_process(tiers, monkeypatch: pytest.MonkeyPatch):
     assert one.get_many([key(1)]) == {}
 
 
+def test_cleared_and_filled_again_by_another_process(tiers, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(disk_tier, "KEYS_SECONDS", 0.0)
+    one, other = tiers(), tiers()
+    for n in range(10):
+        one.put(key(n), "x", False)
+    written(one).get_many([key(0)])
+    wait_until(lambda: one.get_many([key(50)]) == {} and one._knows_keys and one._keys_until == 10)
+    answer_store.run_once(one.directory, lambda store: store.clear())
+    for n in range(100, 130):
+        other.put(key(n), "new", False)
+    written(other)
+    wait_until(lambda: len(one.get_many([key(n) for n in range(100, 130)])) == 30)
+
+
+def test_own_writes_between_two_looks_at_the_keys_are_not_another_store(tiers, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(disk_tier, "KEYS_SECONDS", 0.0)
+    tier = tiers()
+    resets = []
+    begin = tier._begin_learning
+    monkeypatch.setattr(tier, "_begin_learning", lambda expected: (resets.append(expected), begin(expected)))
+    for n in range(20):
+        tier.put(key(n), "x", False)
+        written(tier)
+        for _ in range(5):
+            tier.get_many([key(1000 + n)])
+    wait_until(lambda: tier.get_many([key(5000)]) == {} and tier._knows_keys)
+    assert resets == []
+    assert len(tier.get_many([key(n) for n in range(20)])) == 20
+
+
 def test_filter_grows_with_the_store(tiers, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(disk_tier, "KEYS_SECONDS", 0.0)
     tier = tiers()
@@ -250,6 +280,48 @@ class TestFailure:
             f"the prompt cache goes on in memory alone: {tier.status().off}"
         ]
 
+    def test_full_disk_still_answers_and_is_tried_again(
+        self, tiers, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ):
+        full: list[bool] = []
+
+        def write() -> None:
+            if full:
+                raise FullDisk("no room")
+
+        tier = tiers(open_store=Boundary(write=write).open)
+        tier.put(key(1), "one", False)
+        written(tier)
+        full.append(True)
+        tier.put(key(2), "two", False)
+        written(tier)
+        tier.put(key(3), "three", False)
+        assert tier.get_many([key(1), key(2), key(3)]) == {key(1): ("one", False)}
+        status = tier.status()
+        assert (status.off, status.full, status.not_kept) == ("", "no room", 1)
+        full.clear()
+        tier.turn()
+        assert tier.status().full, "it is not tried at once"
+        monkeypatch.setattr(tier, "_retry_at", 0.0)
+        tier.turn()
+        tier.put(key(4), "four", False)
+        written(tier)
+        assert tier.status().full == ""
+        assert tier.get_many([key(4)]) == {key(4): ("four", False)}
+        assert caplog.text.count("in memory alone") == 1
+
+    def test_tier_that_failed_is_tried_again(self, tiers, monkeypatch: pytest.MonkeyPatch):
+        tier = tiers(open_store=Boundary(open=failing(CacheError("not yours"), 1)).open)
+        tier.put(key(1), "one", False)
+        written(tier)
+        assert tier.status().off == "not yours"
+        monkeypatch.setattr(tier, "_retry_at", 0.0)
+        tier.turn()
+        tier.put(key(2), "two", False)
+        written(tier)
+        assert tier.status().off == ""
+        assert tier.get_many([key(2)]) == {key(2): ("two", False)}
+
     def test_busy_store_is_written_later(self, tiers, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(disk_tier, "BUSY_PAUSE_SECONDS", 0.001)
         boundary = Boundary(write=failing(BusyStore("locked"), 3), lookup=failing(BusyStore("locked"), 1))
@@ -325,6 +397,38 @@ class TestFailure:
             assert time.monotonic() < deadline
             time.sleep(0.01)
         assert tier.status().slow == ""
+
+    def test_many_lookups_that_are_slow_together_are_too_slow(self, tiers, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(disk_tier, "SLOW_SECONDS", 0.01)
+        filled = tiers()
+        filled.put(key(1), "one", False)
+        filled.close()
+        boundary = Boundary(lookup=lambda: time.sleep(0.02))
+        tier = tiers(open_store=boundary.open, lookup_seconds=0.1)
+        wait_until(lambda: tier.get_many([key(1)]) == {} and tier.status().slow)
+        assert "lookups took" in tier.status().slow or "longer" in tier.status().slow
+        assert boundary.calls.count("lookup") <= 6
+
+    def test_a_store_that_is_set_aside_while_others_hold_it_is_opened_anew(
+        self, tiers, monkeypatch: pytest.MonkeyPatch
+    ):
+        busy = [True]
+        original = disk_tier.set_aside
+
+        def set_aside(directory: Path, store: Any, why: str) -> None:
+            store.close()
+            if busy:
+                busy.clear()
+                raise BusyStore("another process holds the lock")
+            original(directory, store, why)
+
+        monkeypatch.setattr(disk_tier, "set_aside", set_aside)
+        monkeypatch.setattr(disk_tier, "BUSY_PAUSE_SECONDS", 0.01)
+        tier = tiers(open_store=Boundary(write=failing(DamagedStore("damaged"), 1)).open)
+        tier.put(key(1), "one", False)
+        written(tier)
+        assert tier.status().off == ""
+        assert tier.get_many([key(1)]) == {key(1): ("one", False)}
 
     def test_what_the_disk_cannot_follow_is_not_kept(self, tiers, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(disk_tier, "MOST_PENDING", 20 * entry_size("x" * 100))

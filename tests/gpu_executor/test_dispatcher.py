@@ -16,7 +16,7 @@ from spark_helium.errors import EngineStartError
 from spark_helium.gpu_executor import engines
 from spark_helium.gpu_executor.arrays import FlawedColumn
 from spark_helium.gpu_executor.disk_tier import DiskTier
-from spark_helium.gpu_executor.dispatcher import Dispatcher
+from spark_helium.gpu_executor.dispatcher import IDLE_SECONDS, Dispatcher
 from spark_helium.gpu_executor.engines.base import Engine
 from spark_helium.gpu_executor.messages import Counters, Fatal
 from spark_helium.gpu_executor.ready_queue import RUN_OF_A_QUERY, SPARE_CALLS
@@ -283,6 +283,7 @@ class TestOrder:
         bench.engine().hold = lambda prompt: False
         bench.engine().release()
         inbox.wait(20)
+        bench.dispatcher.close(first)
         last = max(i for i, prompt in enumerate(bench.engine().submitted) if "ask b" in prompt)
         assert last < 4 + SPARE_CALLS + 3 * RUN_OF_A_QUERY
 
@@ -319,6 +320,21 @@ class TestOrder:
         assert bench.engine().submitted[-1] == "user:ask more"
         assert len(bench.engine().submitted) == 2 + SPARE_CALLS
 
+    def test_who_asks_what_another_query_still_waits_for_does_not_wait_with_it(self, benches):
+        bench = benches(lambda m: ScriptedEngine(m, hold=lambda prompt: True, max_num_seqs=4))
+        first, _ = bench.open(query="first")
+        bench.dispatcher.feed(first, [[f"a{i:03}" for i in range(300)]], 300)
+        until(lambda: len(bench.engine().submitted) == 4 + SPARE_CALLS)
+        second, inbox = bench.open(query="second")
+        bench.dispatcher.feed(second, [["a299"]], 1)
+        bench.dispatcher.status()
+        bench.engine().hold = lambda prompt: False
+        bench.engine().release()
+        inbox.wait(1)
+        bench.dispatcher.close(first)
+        assert bench.engine().submitted.index("user:ask a299") < 4 + SPARE_CALLS + 3 * RUN_OF_A_QUERY
+        assert bench.engine().submitted.count("user:ask a299") == 1
+
 
 class TestFilters:
     @staticmethod
@@ -342,6 +358,51 @@ class TestFilters:
             sent[filters] = len(bench.engine().submitted)
         assert sent[()] == 4000
         assert sent[first, second] < 2400  # the second condition for all, the first for those before the change
+
+    def test_a_condition_that_nobody_has_looked_at_keeps_no_other_from_its_place(self, benches):
+        first, second, third = map(self.yes, range(3))
+        calls = (
+            call(0, "first ", InputRef(0)),
+            call(1, "second ", InputRef(0), guard=first),
+            call(2, "third ", InputRef(0), guard=And((first, second))),
+        )
+        bench = benches(
+            lambda m: ScriptedEngine(m, max_num_seqs=8, answer=lambda prompt: "yes" if "first" in prompt else "no")
+        )
+        bench.run(CallGraph(calls, 1, (first, second, third)), [str(i) for i in range(2000)], query="q")
+        assert len(bench.engine().submitted) < 2400
+
+    def test_rows_begin_beside_another_stream_of_the_query_that_always_waits(self, benches):
+        bench = benches(lambda m: ScriptedEngine(m, hold=lambda prompt: m == "other", max_num_seqs=4))
+        plain, _ = bench.open(CallGraph((call(0, InputRef(0), model="other"),), 1), query="q")
+        bench.dispatcher.feed(plain, [[f"{i:03}" for i in range(100)]], 100)
+        until(lambda: len(bench.engine("other").submitted) == 4 + SPARE_CALLS)
+        first, second = self.yes(0), self.yes(1)
+        calls = (call(0, "first ", InputRef(0)), call(1, "second ", InputRef(0), guard=first))
+        bench.run(CallGraph(calls, 1, (first, second)), [str(i) for i in range(200)], query="q")
+        bench.dispatcher.close(plain)
+
+    def test_rows_that_wait_for_an_engine_cost_no_time(self, benches):
+        started = threading.Event()
+
+        def make(model: str) -> ScriptedEngine:
+            started.wait(WAIT)
+            return ScriptedEngine(model)
+
+        bench = benches(make)
+        first, second = self.yes(0), self.yes(1)
+        calls = (call(0, "first ", InputRef(0)), call(1, "second ", InputRef(0), guard=first))
+        stream, inbox = bench.open(CallGraph(calls, 1, (first, second)))
+        bench.dispatcher.feed(stream, [[str(i) for i in range(100)]], 100)
+        turns = []
+        dispatch = bench.dispatcher._dispatch
+        bench.dispatcher._dispatch = lambda: (turns.append(1), dispatch())
+        bench.dispatcher.status()
+        before = len(turns)
+        time.sleep(2 * IDLE_SECONDS)
+        assert len(turns) - before <= 4
+        started.set()
+        inbox.wait(100)
 
     def test_what_one_task_saw_another_one_uses(self, benches):
         first, second = self.yes(0), self.yes(1)
@@ -855,3 +916,19 @@ def test_two_streams_on_the_simulator_get_what_each_would_get_alone(benches, cac
         assert total.calls_sent == len(first_calls) + len(second_calls)
     else:
         assert total.answers_from_cache == 0
+
+
+def test_a_stream_that_breaks_fails_alone(benches, monkeypatch: pytest.MonkeyPatch):
+    bench = benches()
+    broken, inbox = bench.open()
+    monkeypatch.setattr(broken, "settle", lambda *_: 1 / 0)
+    bench.dispatcher.feed(broken, [["x"]], 1)
+    assert "ZeroDivisionError" in inbox.wait_fatal().reason
+    assert bench.run(ONE, ["y"]).texts == {0: ["<user:ask y>"]}
+    bench.dispatcher.close(broken)
+
+
+def test_a_chain_may_have_any_length(benches):
+    calls = [call(0, InputRef(0))] + [call(k, CallRef(k - 1)) for k in range(1, 1500)]
+    inbox = benches().run(CallGraph(tuple(calls), 1), [None])
+    assert inbox.texts == {0: [None] * 1500}

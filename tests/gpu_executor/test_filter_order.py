@@ -102,6 +102,17 @@ class TestRevise:
             order.observe_row(row("no", None))
         assert order._evaluated == [100, 0]
 
+    def test_a_condition_that_was_not_looked_at_stays_behind_the_others(self):
+        calls = (call(0), call(1, guard=yes(0)), call(2, guard=And((yes(0), yes(1)))))
+        order = FilterOrder(CallGraph(calls, 1, (yes(0), yes(1), yes(2))))
+        for k, asked in enumerate([100, 100, 0]):
+            order.observe_calls(k, asked)
+            order.observe_tokens(k, 10 * asked)
+        for _ in range(100):
+            order.observe_row(row("yes", "no", None))
+        assert order.revise()
+        assert order.current.filters == (1, 0, 2)
+
     def test_one_condition_leaves_nothing_to_order(self):
         assert not FilterOrder(CallGraph((call(0),), 1, (yes(0),))).is_free
 

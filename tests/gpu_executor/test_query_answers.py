@@ -57,6 +57,19 @@ def test_queries_do_not_see_each_other() -> None:
     assert answers.of("b").get(KEY) is None
 
 
+def test_queries_that_are_done_make_room_the_longest_unused_first() -> None:
+    clock = Clock()
+    answers = QueryAnswers(2000, clock)
+    for query in "abcd":
+        clock.now += 1
+        answers.opened(query)
+        answers.of(query).put(KEY, "x" * 500, False)
+        if query != "a":
+            answers.closed(query)
+    answers.forget_finished()
+    assert [answers.of(query).get(KEY) is not None for query in "abcd"] == [True, False, False, True]
+
+
 def test_the_bound_holds_for_each_query() -> None:
     answers = QueryAnswers(1000)
     answers.opened("q")

@@ -103,28 +103,18 @@ def test_shared_tokens_are_those_in_flight_and_recent_in_whole_blocks() -> None:
     tree.check_integrity()
 
 
-def test_calls_of_a_query_are_forgotten_together() -> None:
+def test_calls_are_forgotten_wherever_they_are() -> None:
     tree = CallTree(1)
-    other = OperatorId("other", 0)
     add(tree, "a", "b", "c")
-    add(tree, "d", operator=other)
     tree.pop()
-    assert tree.discard_query("q") == ["b", "c"]
-    assert tree.discard_query("q") == []
+    assert tree.discard("b")
+    assert not tree.discard("b")
     assert (len(tree), tree.in_flight) == (1, 1)
     assert "a" in tree
     assert tree.discard("a")
     assert not tree.discard("a")
     assert "a" not in tree
     tree.check_integrity()
-
-
-def test_waiting_with_a_prefix() -> None:
-    tree = CallTree(1)
-    tree.set_order({OperatorId("q", 1): 1})
-    add(tree, "aa", "ab", "b")
-    add(tree, "abc", operator=OperatorId("q", 1))
-    assert [tree.waiting_with(pack_tokens(map(ord, prefix))) for prefix in ("a", "ab", "", "x")] == [3, 2, 4, 0]
 
 
 def test_what_cannot_be_added() -> None:
@@ -212,12 +202,6 @@ class CallsAgainstAList(RuleBasedStateMachine):
             assert self.tree.discard(call) == bool(known)
             self.waiting = [waiting for waiting in self.waiting if waiting[0] != call]
 
-    @rule(query=st.integers(0, 1))
-    def discard_query(self, query: int) -> None:
-        gone = [waiting for waiting in self.waiting if waiting[2].query == query]
-        assert self.tree.discard_query(query) == [call for call, _, _ in gone]
-        self.waiting = [waiting for waiting in self.waiting if waiting not in gone]
-
     @rule(ranks=st.dictionaries(operators, st.integers(-1, 2)), prefix_first=st.booleans())
     def set_order(self, ranks: dict[OperatorId, int], prefix_first: bool) -> None:
         self.tree.set_order(ranks, prefix_first)
@@ -227,7 +211,6 @@ class CallsAgainstAList(RuleBasedStateMachine):
     def ask(self, tokens: bytes) -> None:
         resident = [*self.in_flight.values(), *self.recent]
         assert self.tree.shared_tokens(tokens) == 2 * max((blocks(tokens, its) for its in resident), default=0)
-        assert self.tree.waiting_with(tokens) == sum(its.startswith(tokens) for _, its, _ in self.waiting)
 
     @invariant()
     def is_sound(self) -> None:

@@ -89,6 +89,7 @@ def test_schedules_of_another_form(data: object) -> None:
         (("operators", 1, "deps"), ["op9"], r"operators\[1\].deps names the operator 'op9'"),
         (("operators", 1, "deps"), "op4", r"operators\[1\].deps is \"op4\"; a list"),
         (("operators", 1, "deps"), ["op2"], "circle"),
+        (("operators", 0, "dep"), ["op1"], r"operators\[0\] has 'dep'; did you mean 'deps'"),
         (("operators", 1, "prompt", 1, "output"), "op9", r"operators\[1\].prompt\[1\] names the operator 'op9'"),
         (("operators", 1, "prompt", 2, "len"), None, r"operators\[1\].prompt\[2\] has no 'len'"),
     ],
@@ -104,6 +105,12 @@ def test_what_is_wrong_is_named(path: tuple[str | int, ...], value: object, said
         place[path[-1]] = value
     with pytest.raises(InstanceError, match=said):
         workload_from_json(instance)
+
+
+def test_other_keys_are_notes() -> None:
+    assert len(workload_from_json(INSTANCE | {"source": "by hand", "seed": 3}).calls) == len(
+        workload_from_json(INSTANCE).calls
+    )
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

@@ -254,8 +254,13 @@ class VllmEngine(Engine):
             self._engine = None
 
     def _begin(self, requests: Sequence[EngineRequest]) -> None:
+        def forget(task: asyncio.Task[None]) -> None:
+            self._tasks.pop(int(task.get_name()), None)
+
         for request in requests:
-            self._tasks[request.id] = self._loop.create_task(self._answer(request))
+            task = self._loop.create_task(self._answer(request), name=str(request.id))
+            self._tasks[request.id] = task
+            task.add_done_callback(forget)  # not in the task itself: one that is cancelled early never runs
 
     def _tell_pins(self, prefixes: list[Tokens]) -> None:
         if self._engine is not None:
@@ -313,7 +318,6 @@ class VllmEngine(Engine):
             reason = f"vLLM refuses this call: {_one_line(e)}{_constraint_hint(request.constraint)}"
             result = EngineResult(request.id, prompt_tokens=prompt_tokens, error=reason)
         finally:
-            self._tasks.pop(request.id, None)
             self._ask_about_pins()
         self._results.put(result)
 
