@@ -120,6 +120,7 @@ def runs() -> dict[str, Run]:
 
 def run_program(home: Path) -> dict[str, Any]:
     settings = {
+        "spark.helium.cache.disk.enabled": "false",  # what one node answered must not help the other
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         # More than the two cores: of two partitions none can have more than twice the mean.
