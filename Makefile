@@ -31,7 +31,7 @@ endef
 .PHONY: help
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | \
-	  awk -F '\t' '{ printf "  make %-11s %s\n", $$1, $$2 }'
+	  awk -F '\t' '{ printf "  make %-13s %s\n", $$1, $$2 }'
 
 .PHONY: check-machine
 check-machine:
@@ -66,7 +66,8 @@ demo: $(INSTALLED) ## Ask the built-in model about a table of product reviews (E
 .PHONY: test
 test: lint typecheck scala ## All checks and tests, the real engine's too
 	$(PYTEST) -m "not engine" $(SUITES)
-	$(PYTEST) --session connect $(addprefix tests/sql/test_,placement.py analysis_errors.py measurement.py report.py)
+	$(PYTEST) --session connect -m "not engine" tests/functions \
+	  $(addprefix tests/sql/test_,placement.py analysis_errors.py measurement.py report.py fields.py)
 	$(PYTEST) -m engine $(SUITES)
 
 .PHONY: test-fast
@@ -76,6 +77,10 @@ test-fast: scala ## The tests that need no engine
 .PHONY: golden
 golden: scala ## Write the plans in tests/sql/golden anew; read git diff afterwards
 	$(BIN)/python -m pytest --quiet --regenerate-golden tests/sql/test_golden_plans.py
+
+.PHONY: function-docs
+function-docs: scala ## Write docs/functions.md from the catalog of SQL functions
+	$(BIN)/python -m spark_helium.catalyst_rules.function_page
 
 .PHONY: lint
 lint: $(INSTALLED) ## ruff: rules and format

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import lru_cache
 from typing import Any
 
@@ -21,6 +22,7 @@ import re2
 from spark_helium.call_conditions import Condition, condition_from_json, condition_references, condition_to_json
 from spark_helium.call_parts import (
     CallRef,
+    Data,
     InputRef,
     Part,
     Ref,
@@ -30,9 +32,37 @@ from spark_helium.call_parts import (
     references,
 )
 
-__all__ = ["Call", "CallGraph", "CallRef", "Constraint", "InputRef", "Message", "Part", "Sampling"]
+__all__ = [
+    "Call",
+    "CallGraph",
+    "CallRef",
+    "CallTask",
+    "Composite",
+    "Constraint",
+    "InputRef",
+    "Message",
+    "Part",
+    "Sampling",
+]
 
-VERSION = 3
+VERSION = 4
+
+
+class CallTask(StrEnum):
+    """What a call asks for. All but a completion give their answer as JSON, for the SQL type of the result.
+
+    Attributes
+    ----------
+    GENERATE: the text that completes the prompt.
+    SCORE: how probable the first of two choices is as the beginning of an answer, beside the second: a number, 0 to 1.
+    EMBED: the vector of the text that stands in the prompt, without any chat template: an array of numbers.
+    COUNT_TOKENS: how many tokens that text has: a whole number. No model is asked.
+    """
+
+    GENERATE = "generate"
+    SCORE = "score"
+    EMBED = "embed"
+    COUNT_TOKENS = "count_tokens"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +128,31 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class Composite:
+    """How a call over an array of texts is unrolled into calls of the engine.
+
+    The call's own ``messages`` write the first of them. There a placeholder for the column ``items`` stands for the
+    texts at hand. ``further`` write all later ones; there, one for the call itself stands for the answer so far.
+
+    Attributes
+    ----------
+    kind: ``"reduce"``, a tree: texts are taken together, then the answers; or ``"fold"``, a chain over the texts.
+    items: an input column of type ``list<string>``; NULLs in it are passed over, and without texts the answer is NULL.
+    further: of a tree, what puts answers together; of a chain, what goes on from an answer with the next text.
+    budget: of a tree, tokens of texts in one prompt; 0: as the context allows.
+    """
+
+    kind: str
+    items: InputRef
+    further: tuple[Message, ...]
+    budget: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("reduce", "fold"):
+            raise ValueError(f"{self.kind!r} is no kind of composite call; this spark_helium knows reduce and fold")
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """One LLM call of the graph.
 
@@ -105,7 +160,9 @@ class Call:
     column of type ``list<struct<role, content>>``) is set. ``multiplicity`` is how many calls of the query's
     text this one stands for after equal calls were merged. The call runs only for rows where no message is NULL
     and the ``guard`` is true, not false or unknown; elsewhere its answer is NULL. ``result_type`` is Spark's JSON
-    for the SQL type of the answer; ``fail_on_error`` says whether a failed row ends the query.
+    for the SQL type of the answer; ``fail_on_error`` says whether a failed row ends the query. The choices of a score
+    stand in the ``constraint``. A ``composite`` call stands for several calls of the engine per row, of which the last
+    gives the answer.
     """
 
     index: int
@@ -119,6 +176,8 @@ class Call:
     fail_on_error: bool = True
     multiplicity: int = 1
     function: str = "llm"
+    task: CallTask = CallTask.GENERATE
+    composite: Composite | None = None
 
     def prompt_references(self) -> Iterator[Ref]:
         """Every placeholder of the prompt, in order of appearance, repeats included."""
@@ -161,10 +220,16 @@ class CallGraph:
         for position, call in enumerate(self.calls):
             if call.index != position:
                 raise ValueError(f"call {call.index} of the call graph stands at position {position}")
+            if call.task is CallTask.SCORE:
+                choices = call.constraint.choices if call.constraint is not None else None
+                if choices is None or len(choices) != 2:
+                    raise ValueError(f"call {position} of the call graph is a score of {choices}, not of two choices")
             for ref in call.references():
                 limit = self.inputs if isinstance(ref, InputRef) else position
                 if not 0 <= ref.index < limit:
                     raise ValueError(f"call {position} of the call graph reads {ref}, which does not exist before it")
+            if call.composite is not None:
+                _check_composite(call, call.composite)
         for ref in (ref for condition in self.filters for ref in condition_references(condition)):
             if not 0 <= ref.index < (self.inputs if isinstance(ref, InputRef) else len(self.calls)):
                 raise ValueError(f"a filter of the call graph reads {ref}, which does not exist")
@@ -201,11 +266,22 @@ class CallGraph:
             raise ValueError("not a call graph: its texts or conditions are nested too deeply") from e
 
 
+def _check_composite(call: Call, composite: Composite) -> None:
+    """The prompts of a composite call read what is at hand, and nothing else."""
+    further = {ref for message in composite.further for ref in references(message.parts)}
+    so_far = {CallRef(call.index)} if composite.kind == "fold" else set()
+    parts = [part for message in (*call.messages, *composite.further) for part in message.parts]
+    plain = all(isinstance(part, str | Data | InputRef | CallRef) for part in parts)
+    if not plain or set(call.prompt_references()) != {composite.items} or further - so_far != {composite.items}:
+        raise ValueError(f"the prompts of the composite call {call.index} read other things than its items")
+
+
 def _call_to_dict(call: Call) -> dict[str, Any]:
     out: dict[str, Any] = {
         "function": call.function,
+        "task": call.task.value,
         "model": call.model,
-        "messages": [{"role": m.role, "parts": parts_to_json(m.parts)} for m in call.messages],
+        "messages": _messages_to_json(call.messages),
         "sampling": {
             "max_tokens": call.sampling.max_tokens,
             "temperature": call.sampling.temperature,
@@ -221,6 +297,13 @@ def _call_to_dict(call: Call) -> dict[str, Any]:
         out["conversation"] = {"input": call.conversation.index}
     if call.guard is not None:
         out["guard"] = condition_to_json(call.guard)
+    if call.composite is not None:
+        out["composite"] = {
+            "kind": call.composite.kind,
+            "items": {"input": call.composite.items.index},
+            "further": _messages_to_json(call.composite.further),
+            "budget": call.composite.budget,
+        }
     if call.constraint is not None:
         c = call.constraint
         out["constraint"] = {
@@ -240,12 +323,14 @@ def _call_from_dict(index: int, data: Mapping[str, Any]) -> Call:
     constraint = data.get("constraint")
     conversation = data.get("conversation")
     guard = data.get("guard")
+    composite = data.get("composite")
     choices = constraint.get("choices") if constraint else None
     return Call(
         index=index,
         function=str(data.get("function", "llm")),
+        task=CallTask(data.get("task", CallTask.GENERATE)),
         model=str(data["model"]),
-        messages=tuple(Message(str(m["role"]), parts_from_json(m["parts"])) for m in data["messages"]),
+        messages=_messages_from_json(data["messages"]),
         sampling=Sampling(
             max_tokens=int(sampling["max_tokens"]),
             temperature=float(sampling.get("temperature", 0.0)),
@@ -265,4 +350,20 @@ def _call_from_dict(index: int, data: Mapping[str, Any]) -> Call:
         result_type=str(data.get("result_type", '"string"')),
         fail_on_error=bool(data.get("fail_on_error", True)),
         multiplicity=int(data.get("multiplicity", 1)),
+        composite=None
+        if composite is None
+        else Composite(
+            kind=str(composite["kind"]),
+            items=input_from_json(composite["items"]),
+            further=_messages_from_json(composite["further"]),
+            budget=int(composite.get("budget", 0)),
+        ),
     )
+
+
+def _messages_to_json(messages: tuple[Message, ...]) -> list[Any]:
+    return [{"role": m.role, "parts": parts_to_json(m.parts)} for m in messages]
+
+
+def _messages_from_json(value: Any) -> tuple[Message, ...]:
+    return tuple(Message(str(m["role"]), parts_from_json(m["parts"])) for m in value)

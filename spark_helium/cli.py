@@ -198,8 +198,12 @@ def _status(options: argparse.Namespace) -> int:
         _print_table([_HEADINGS, *map(_table_row, found)])
         for daemon in found:
             for engine in daemon.get("engines", ()):
+                if engine["kind"] != "generate":
+                    continue
                 if engine["pins"] or engine["pins_released"] or engine["pin_reason"]:
                     print(f"{daemon['identity']}  {engine['model']}: {_pins_line(engine)}")
+            if line := _memory_line(daemon):
+                print(f"{daemon['identity']}: {line}")
             for trouble in _disk_troubles(daemon):
                 print(f"{daemon['identity']}: {trouble}")
     return OK if found else NOT_RUNNING
@@ -236,7 +240,7 @@ def _what_it_runs(files: DaemonFiles) -> tuple[str, dict[str, str]]:
     telling = [name for name in settings if lifecycle.tells_apart(name) and name != "engine"]
     if settings["executor.python"] != lifecycle.daemon_python(default):
         telling.append("executor.python")
-    return settings["engine"], {name: text[full_key(name)] for name in telling if settings[name] != default[name]}
+    return settings["engine"], {name: text[full_key(name)] for name in telling if settings[name] != default.get(name)}
 
 
 _HEADINGS = (
@@ -250,7 +254,7 @@ def _table_row(daemon: dict[str, Any]) -> tuple[str, ...]:
         state = "is shutting down" if daemon["stopping"] else f"does not answer; see {daemon['log']}"
         return (daemon["identity"], str(daemon["pid"]), daemon["engine"], *["-"] * 8, state, more)
     minutes, seconds = divmod(int(daemon["uptime"]), 60)
-    engines = [f"{e['model']} ({e['engine'] or e['state']})" for e in daemon["engines"]]
+    engines = [f"{e['model']} ({_what_it_does(e)})" for e in daemon["engines"]]
     return (
         daemon["identity"],
         str(daemon["pid"]),
@@ -266,6 +270,26 @@ def _table_row(daemon: dict[str, Any]) -> tuple[str, ...]:
         ", ".join(engines) or "none yet",
         more,
     )
+
+
+def _what_it_does(engine: dict[str, Any]) -> str:
+    name = engine["engine"] or engine["state"]
+    return name if engine["kind"] == "generate" else f"{name}, {engine['kind']}"
+
+
+def _memory_line(daemon: dict[str, Any]) -> str:
+    """What the daemon's engines had to do for want of memory; nothing if they all fit."""
+    swaps = daemon.get("engine_swaps", 0)
+    waiting = [engine["model"] for engine in daemon.get("engines", ()) if engine["state"] == "waits for memory"]
+    parts = []
+    if swaps:
+        parts.append(f"engines were closed {swaps} {'time' if swaps == 1 else 'times'} to make room for others")
+    if waiting:
+        parts.append(f"{', '.join(waiting)} waits until others are idle")
+    if not parts:
+        return ""
+    held = sum(engine["memory"] for engine in daemon["engines"] if engine["state"] != "waits for memory")
+    return f"{'; '.join(parts)} (spark.helium.executor.memory; those that are there need {held / (1 << 30):.1f} GiB)"
 
 
 def _pins_line(engine: dict[str, Any]) -> str:

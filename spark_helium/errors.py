@@ -49,6 +49,13 @@ class ArgumentError(PermanentError, TypeError):
             f"{function}() got {name}={value!r}, which is neither an option nor a column of the template; {hint}"
         )
 
+    @classmethod
+    def unknown_option(cls, function: str, name: str, value: object, options: Iterable[str]) -> ArgumentError:
+        by_letters = {option.replace("_", "").lower(): option for option in options}
+        close = difflib.get_close_matches(name.replace("_", "").lower(), list(by_letters), n=1)
+        hint = f"did you mean {by_letters[close[0]]}?" if close else f"options are {', '.join(by_letters.values())}"
+        return cls(f"{function}() got {name}={value!r}, and has no option of that name; {hint}")
+
 
 class IncompatibleSparkError(PermanentError, RuntimeError):
     """The running Spark is not the one that the jar was built for."""

@@ -16,6 +16,7 @@ _COUNTERS = (
     "prompt_tokens",
     "cached_prompt_tokens",
     "output_tokens",
+    "calls_retried",
 )
 
 
@@ -34,6 +35,8 @@ class Measurement:
         Calls answered by the prompt cache, or by an equal call of the same query, finished or on its way.
     calls_failed : int
         Calls that ended in an error.
+    calls_retried : int
+        Attempts that failed and were made again, as the failure could pass.
     prompt_tokens, cached_prompt_tokens, output_tokens : int
         Of the calls sent; cached ones of the prompt were in the engine's KV cache.
     wall_seconds : float
@@ -79,6 +82,10 @@ class Measurement:
         return self._count("calls_failed")
 
     @property
+    def calls_retried(self) -> int:
+        return self._count("calls_retried")
+
+    @property
     def prompt_tokens(self) -> int:
         return self._count("prompt_tokens")
 
@@ -103,6 +110,8 @@ class Measurement:
         ]
         if n["calls_failed"]:
             lines.append(f"{n['calls_failed']:>9,} failed")
+        if n["calls_retried"]:
+            lines.append(f"{n['calls_retried']:>9,} attempts made again")
         lines += [
             f"{n['prompt_tokens']:>9,} prompt tokens, {n['cached_prompt_tokens']:,} of them in the KV cache",
             f"{n['output_tokens']:>9,} output tokens",

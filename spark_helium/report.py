@@ -52,6 +52,15 @@ class CallEstimate:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptTemplate:
+    """A prompt of the query, as its calls write it: messages with placeholders by position."""
+
+    function: str
+    model: str
+    template: str
+
+
+@dataclass(frozen=True, slots=True)
 class NodeReport:
     """One EvalLLM node: what is expected of its calls, why rules left it, and what it counted when it ran."""
 
@@ -72,16 +81,21 @@ class Report:
         What the rules did.
     nodes : tuple of NodeReport
         The EvalLLM nodes of the plan.
+    templates : tuple of PromptTemplate
+        The prompts of its calls, each once per function and model.
     """
 
     before: str
     after: str
     did: tuple[Note, ...]
     nodes: tuple[NodeReport, ...]
+    templates: tuple[PromptTemplate, ...] = ()
 
     def __str__(self) -> str:
         parts = ["== Without the rules ==", self.before.rstrip(), "", "== With the rules ==", self.after.rstrip(), ""]
         parts += ["== What the rules did ==", *[f"{note.rule}: {note.text}" for note in self.did or (_NOTHING,)], ""]
+        if self.templates:
+            parts += ["== Prompt templates ==", *map(_template_lines, self.templates), ""]
         for number, node in enumerate(self.nodes, 1):
             parts.append(f"== Node {number} ==")
             parts += [f"declined: {note.rule}: {note.text}" for note in node.declined]
@@ -109,6 +123,9 @@ class Report:
                 parts.append(table(pair, ["", "all calls of the node"]))
             if node.declined:
                 parts.append(table([[note.rule, note.text] for note in node.declined], ["rule", "why it declined"]))
+        if self.templates:
+            shown = [[t.function, t.model, t.template] for t in self.templates]
+            parts.append(table(shown, ["function", "model", "prompt template"]))
         for title, plan in (("Without the rules", self.before), ("With the rules", self.after)):
             parts.append(f"<details><summary>{title}</summary><pre>{html.escape(plan)}</pre></details>")
         return "\n".join(parts)
@@ -173,7 +190,13 @@ def _report(data: dict[str, Any]) -> Report:
         )
         for node in data["nodes"]
     )
-    return Report(data["before"], data["after"], notes(data["did"]), nodes)
+    templates = tuple(PromptTemplate(t["function"], t["model"], t["template"]) for t in data["templates"])
+    return Report(data["before"], data["after"], notes(data["did"]), nodes, templates)
+
+
+def _template_lines(template: PromptTemplate) -> str:
+    lines = [_shortened(line, 76) for line in template.template.split("\n")]
+    return "\n".join([f"{template.function} on {template.model}:", *(f"    {line}" for line in lines)])
 
 
 def _numbers(call: CallEstimate) -> list[str]:

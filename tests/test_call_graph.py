@@ -23,7 +23,18 @@ from spark_helium.call_conditions import (
     condition_to_json,
     evaluate,
 )
-from spark_helium.call_graph import Call, CallGraph, CallRef, Constraint, InputRef, Message, Part, Sampling
+from spark_helium.call_graph import (
+    Call,
+    CallGraph,
+    CallRef,
+    CallTask,
+    Composite,
+    Constraint,
+    InputRef,
+    Message,
+    Part,
+    Sampling,
+)
 from spark_helium.call_parts import (
     Data,
     FirstOf,
@@ -136,6 +147,35 @@ def graphs(draw: st.DrawFn) -> CallGraph:
     return CallGraph(tuple(calls), inputs)
 
 
+def composite(kind: str, *further: Part, budget: int = 0) -> Call:
+    how = Composite(kind, InputRef(0), (Message("user", further),), budget)
+    return Call(0, "m", (Message("user", ("a ", InputRef(0))),), Sampling(8), composite=how)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [composite("reduce", "b ", InputRef(0), budget=9), composite("fold", CallRef(0), InputRef(0), Data("c"))],
+)
+def test_a_composite_call_comes_back_as_it_was(call: Call) -> None:
+    graph = CallGraph((call,), 1)
+    assert CallGraph.from_json(graph.to_json()) == graph
+    assert graph.calls[0].dependencies == ()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: composite("reduce", CallRef(0), InputRef(0)),
+        lambda: composite("fold", CallRef(0)),
+        lambda: composite("fold", Joined(((InputRef(0),),), " ")),
+        lambda: composite("scan", InputRef(0)),
+    ],
+)
+def test_a_composite_call_reads_its_items_and_nothing_else(wrong: Callable[[], Call]) -> None:
+    with pytest.raises(ValueError, match="other things than its items|no kind of composite"):
+        CallGraph((wrong(),), 1)
+
+
 @given(graphs())
 def test_json_round_trip(graph: CallGraph) -> None:
     assert CallGraph.from_json(graph.to_json()) == graph
@@ -185,12 +225,12 @@ def test_a_guard_must_be_an_input_column_that_exists() -> None:
 
 
 def test_another_version_is_refused() -> None:
-    other = CallGraph((call(0, "x"),), 0).to_json().replace('"version":3', '"version":4')
-    with pytest.raises(ValueError, match="version 4.*reads version 3.*same spark_helium"):
+    other = CallGraph((call(0, "x"),), 0).to_json().replace('"version":4', '"version":5')
+    with pytest.raises(ValueError, match="version 5.*reads version 4.*same spark_helium"):
         CallGraph.from_json(other)
 
 
-@pytest.mark.parametrize("broken", ["", "[]", "{}", '{"version":3,"inputs":0,"calls":[{}]}', '{"calls": 3}'])
+@pytest.mark.parametrize("broken", ["", "[]", "{}", '{"version":4,"inputs":0,"calls":[{}]}', '{"calls": 3}'])
 def test_malformed_json_is_a_value_error(broken: str) -> None:
     with pytest.raises(ValueError):
         CallGraph.from_json(broken)
@@ -369,7 +409,7 @@ def test_malformed_part(part: object) -> None:
     message = {"role": "user", "parts": [part]}
     calls = [{"model": "m", "messages": [message], "sampling": {"max_tokens": 1}}]
     with pytest.raises(ValueError, match="not a call graph"):
-        CallGraph.from_json(json.dumps({"version": 3, "inputs": 1, "calls": calls}))
+        CallGraph.from_json(json.dumps({"version": 4, "inputs": 1, "calls": calls}))
 
 
 @pytest.mark.parametrize(
@@ -388,13 +428,13 @@ def test_malformed_guard(guard: object) -> None:
         condition_from_json(guard)
     calls = [{"model": "m", "messages": [], "sampling": {"max_tokens": 1}, "guard": guard}]
     with pytest.raises(ValueError, match="not a call graph"):
-        CallGraph.from_json(json.dumps({"version": 3, "inputs": 1, "calls": calls}))
+        CallGraph.from_json(json.dumps({"version": 4, "inputs": 1, "calls": calls}))
 
 
 def test_conversation_is_an_input_column() -> None:
     calls = [{"model": "m", "messages": [], "sampling": {"max_tokens": 1}, "conversation": {"call": 0}}]
     with pytest.raises(ValueError, match="is not an input column"):
-        CallGraph.from_json(json.dumps({"version": 3, "inputs": 1, "calls": calls}))
+        CallGraph.from_json(json.dumps({"version": 4, "inputs": 1, "calls": calls}))
 
 
 def test_nesting_that_is_too_deep_is_a_value_error() -> None:
@@ -435,3 +475,22 @@ def test_references_are_what_a_text_may_read(parts: Parts) -> None:
 )
 def test_constraint_allows(constraint: Constraint, text: str, allowed: bool) -> None:
     assert constraint.allows(text) == allowed
+
+
+@pytest.mark.parametrize("task", CallTask)
+def test_the_task_travels_and_is_a_completion_where_nothing_is_said(task: CallTask) -> None:
+    choices = Constraint(choices=("yes", "no")) if task is CallTask.SCORE else None
+    asked = Call(0, "m", (Message("user", ("x",)),), Sampling(1), constraint=choices, task=task)
+    written = CallGraph((asked,), 0).to_json()
+    assert CallGraph.from_json(written).calls == (asked,)
+    assert f'"task":"{task}"' in written
+    silent = CallGraph.from_json(written.replace(f'"task":"{task}",', ""))
+    assert silent.calls[0].task is CallTask.GENERATE
+
+
+def test_an_unknown_task_and_a_score_without_two_choices_are_refused() -> None:
+    written = CallGraph((call(0, "x"),), 0).to_json()
+    with pytest.raises(ValueError, match="'dance' is not a valid CallTask"):
+        CallGraph.from_json(written.replace('"generate"', '"dance"'))
+    with pytest.raises(ValueError, match="call 0 of the call graph is a score of None, not of two choices"):
+        CallGraph.from_json(written.replace('"generate"', '"score"'))

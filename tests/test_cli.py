@@ -279,6 +279,25 @@ class TestCache:
         assert not lifecycle.is_alive(files)
 
 
+def test_models_that_do_not_fit_together(daemons: DaemonDirectory, capsys: pytest.CaptureFixture[str]):
+    sizes = ["executor.memory=100", "models.large.memory=70", "models.larger.memory=80", "models.small.memory=20"]
+    given = [word for size in ["engine=simulator", *sizes] for word in ("--set", size)]
+    models = ["--model", "large", "--model", "small", "--model", "larger"]
+    assert cli.main(arguments(daemons, "serve", "--background", *given, *models)) == cli.OK
+    capsys.readouterr()
+    assert cli.main(arguments(daemons, "status")) == cli.OK
+    said = capsys.readouterr().out
+    assert "small (simulator), larger (simulator)" in said
+    assert "engines were closed 1 time to make room for others" in said
+    assert cli.main(arguments(daemons, "status", "--json")) == cli.OK
+    (status,) = json.loads(capsys.readouterr().out)
+    assert (status["engine_swaps"], {e["model"]: e["memory"] for e in status["engines"]}) == (
+        1, {"small": 20, "larger": 80},
+    )  # fmt: skip
+    log = Path(status["log"]).read_text()
+    assert "closing the idle engine of model 'large'" in log
+
+
 def test_version(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as end:
         cli.main(["--version"])
@@ -318,3 +337,15 @@ def test_unknown_command():
     with pytest.raises(SystemExit) as error:
         cli.main(["dance"])
     assert error.value.code == cli.WRONG_USAGE
+
+
+@pytest.mark.parametrize(
+    ("engine", "shown"),
+    [
+        ({"engine": "vllm", "state": "ready", "kind": "generate"}, "vllm"),
+        ({"engine": "vllm", "state": "ready", "kind": "embed"}, "vllm, embed"),
+        ({"engine": "", "state": "starting", "kind": "tokenize"}, "starting, tokenize"),
+    ],
+)
+def test_status_says_what_an_engine_is_for(engine: dict[str, str], shown: str) -> None:
+    assert cli._what_it_does(engine) == shown

@@ -128,7 +128,7 @@ def test_a_remote_server_gets_only_settings() -> None:
     ("given", "options", "message"),
     [
         ({}, {"engin": "vllm"}, "did you mean 'engine'"),
-        ({}, {"engine": "magic"}, "one of vllm, simulator"),
+        ({}, {"engine": "magic"}, "one of vllm, openai, simulator"),
         ({"spark__helium__engin": "vllm"}, {}, "unknown setting"),
         ({"spark__helium__maxTokens": "0"}, {}, "at least 1"),
     ],

@@ -8,7 +8,7 @@ import org.json4s._
 import org.json4s.jackson.JsonMethods
 
 import org.apache.spark.SparkConf
-import org.apache.spark.internal.config.{ConfigEntry, TypedConfigBuilder}
+import org.apache.spark.internal.config.{ConfigBuilder, ConfigEntry, TypedConfigBuilder}
 import org.apache.spark.network.util.ByteUnit
 import org.apache.spark.sql.internal.SQLConf
 
@@ -22,7 +22,13 @@ object HeliumConf {
   private case class Setting(
       key: String, tpe: String, default: String, doc: String, since: String, check: JValue)
 
-  private val settings: Seq[Setting] = resource("spark-helium-settings.json") \ "settings" match {
+  private val settings: Seq[Setting] = read("settings")
+
+  /** Settings of a declared model that no engine has, by the last part of their keys. */
+  private val patterns: Map[String, Setting] =
+    read("patterns").map(s => s.key.split('.').last -> s).toMap
+
+  private def read(part: String): Seq[Setting] = resource("spark-helium-settings.json") \ part match {
     case JArray(items) => items.map { item =>
       def text(field: String): String = (item \ field) match {
         case JString(s) => s
@@ -34,7 +40,11 @@ object HeliumConf {
     case other => throw new IllegalStateException(s"no settings in the registry: $other")
   }
 
-  private val entries: Map[String, ConfigEntry[_]] = settings.map(s => s.key -> register(s)).toMap
+  private val entries: Map[String, ConfigEntry[_]] =
+    settings.map(s => s.key -> entry(SQLConf.buildConf(s.key), s)).toMap
+
+  private val patternEntries: Map[String, ConfigEntry[_]] =
+    patterns.map { case (option, s) => option -> entry(ConfigBuilder(s.key), s) }
 
   /** Names of the built-in models; any path or hub name is allowed beside them. */
   val builtInModels: Seq[String] =
@@ -45,24 +55,69 @@ object HeliumConf {
 
   /** Makes the entries known to Spark, and checks what the session was configured with. */
   def validate(conf: SparkConf): Unit = {
-    conf.getAllWithPrefix("spark.helium.").foreach { case (suffix, value) =>
-      val key = "spark.helium." + suffix
-      val entry = entries.getOrElse(key, throw HeliumErrors.settingUnknown(key, keys))
-      try {
-        entry.valueConverter(value)
-      } catch {
-        case e: Exception =>
-          val reason = Option(e.getMessage).getOrElse(e.getClass.getSimpleName).stripSuffix(".")
-          throw HeliumErrors.settingInvalid(key, value, reason + ".", entry.doc)
-      }
+    val all = conf.getAllWithPrefix("spark.helium.").map { case (k, v) => ("spark.helium." + k) -> v }.toMap
+    val (models, others) = all.partition { case (key, _) => key.startsWith(DeclaredModels.prefix) }
+    others.foreach { case (key, value) =>
+      if (!entries.contains(key)) throw HeliumErrors.settingUnknown(key, keys)
+      check(key, key, value)
+    }
+    val engine = all.getOrElse("spark.helium.engine", entries("spark.helium.engine").defaultValueString)
+    val names = DeclaredModels.check(models, engine)
+    all.get("spark.helium.model").filterNot(isModel(_, names, engine)).foreach { model =>
+      throw HeliumErrors.settingInvalid("spark.helium.model", model,
+        s"no such model is built in or declared (${(builtInModels ++ names).sorted.mkString(", ")}).",
+        entries("spark.helium.model").doc)
     }
   }
 
+  /**
+   * Whether a call may name the model: a bare word is a declared or a built-in name, or one at the
+   * endpoint; a path or a hub name has a slash in it.
+   */
+  def isModel(model: String, declared: Set[String], engine: String): Boolean =
+    declared(model) || builtInModels.contains(model) || model.contains("/") || engine == "openai"
+
+  /**
+   * Checks a value of the registered setting `key`, which the user gave as `givenKey`.
+   *
+   * @throws HELIUM_SETTING_INVALID
+   */
+  private[helium] def check(key: String, givenKey: String, value: String): Unit =
+    check(entries(key), settings.find(_.key == key).get, givenKey, value)
+
+  private[helium] def checkModelOption(option: String, givenKey: String, value: String): Unit =
+    check(patternEntries(option), patterns(option), givenKey, value)
+
+  private def check(entry: ConfigEntry[_], setting: Setting, givenKey: String, value: String): Unit =
+    try {
+      entry.valueConverter(value)
+    } catch {
+      // Somebody may have put a secret there, and Spark's message repeats the value.
+      case _: Exception if (setting.check \ "hidden") == JBool(true) =>
+        throw HeliumErrors.settingInvalid(givenKey, "(a value that is not shown)", "it has not the right form.",
+          entry.doc)
+      case e: Exception =>
+        val reason = Option(e.getMessage).getOrElse(e.getClass.getSimpleName).stripSuffix(".")
+        throw HeliumErrors.settingInvalid(givenKey, value, reason + ".", entry.doc)
+    }
+
   def keys: Seq[String] = settings.map(_.key)
+
+  /** What a declared model has beside its engine's settings. */
+  def modelOptions: Seq[String] = patterns.keys.toSeq
+
+  /** The settings of an engine, by what follows its name in their keys. */
+  def optionsOf(engine: String): Seq[String] =
+    keys.filter(_.startsWith(s"spark.helium.$engine.")).map(_.stripPrefix(s"spark.helium.$engine."))
+
+  val engines: Seq[String] = settings.find(_.key == "spark.helium.engine").map(_.check \ "values") match {
+    case Some(JArray(items)) => items.collect { case JString(name) => name }
+    case other => throw new IllegalStateException(s"the registry names no engines: $other")
+  }
 
   /** Text of every setting as the session has it now, for the Python side. */
   def snapshot(conf: SQLConf): Map[String, String] =
-    settings.map(s => s.key -> text(conf, s.key)).toMap
+    settings.map(s => s.key -> text(conf, s.key)).toMap ++ DeclaredModels.texts(conf)
 
   def text(conf: SQLConf, key: String): String =
     conf.getConfString(key, entries(key).defaultValueString)
@@ -73,11 +128,15 @@ object HeliumConf {
   def int(conf: SQLConf, key: String): Int =
     entries(key).valueConverter(text(conf, key)).asInstanceOf[Int]
 
-  private def register(s: Setting): ConfigEntry[_] = {
-    val builder = SQLConf.buildConf(s.key).doc(s.doc).version(s.since)
+  def long(conf: SQLConf, key: String): Long =
+    entries(key).valueConverter(text(conf, key)).asInstanceOf[Long]
+
+  private def entry(blank: ConfigBuilder, s: Setting): ConfigEntry[_] = {
+    val builder = blank.doc(s.doc).version(s.since)
     s.tpe match {
       case "boolean" => builder.booleanConf.createWithDefaultString(s.default)
       case "int" => bounded(builder.intConf, s)(_.toDouble).createWithDefaultString(s.default)
+      case "long" => bounded(builder.longConf, s)(_.toDouble).createWithDefaultString(s.default)
       case "double" => bounded(builder.doubleConf, s)(identity).createWithDefaultString(s.default)
       case "duration" =>
         bounded(builder.timeConf(TimeUnit.MILLISECONDS), s)(_.toDouble)

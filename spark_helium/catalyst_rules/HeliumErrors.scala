@@ -48,6 +48,9 @@ object HeliumErrors {
     analysis("HELIUM_CONVERSATION", "function" -> function,
       "argument" -> shorten(toPrettySQL(argument)), "reason" -> reason)
 
+  def arguments(function: String, usage: String, reason: String): Throwable =
+    analysis("HELIUM_ARGUMENTS", "function" -> function, "usage" -> usage, "reason" -> reason)
+
   def unknownOption(function: String, option: String, known: Seq[String]): Throwable =
     analysis("HELIUM_UNKNOWN_OPTION", "function" -> function, "option" -> option,
       "hint" -> nearest(option, known))
@@ -101,6 +104,9 @@ object HeliumErrors {
   def callFailed(function: String, model: String, prompt: String, reason: String): Throwable =
     runtime("HELIUM_CALL_FAILED", "function" -> function, "model" -> model,
       "prompt" -> prompt, "reason" -> reason)
+
+  def budgetExceeded(reason: String): Throwable =
+    runtime("HELIUM_BUDGET_EXCEEDED", "reason" -> reason)
 
   def daemonFailed(reason: String): Throwable =
     runtime("HELIUM_DAEMON_FAILED", "reason" -> reason)

@@ -9,7 +9,7 @@ import org.apache.spark.sql.SparkSessionExtensions
 import org.apache.spark.sql.catalyst.optimizer.{CollapseProject, ColumnPruning, PushDownPredicates}
 import org.apache.spark.sql.catalyst.plans.logical.LogicalPlan
 import org.apache.spark.sql.catalyst.rules.Rule
-import org.apache.spark.sql.helium.execution.EvalLLMStrategy
+import org.apache.spark.sql.helium.execution.{EvalLLMStrategy, QueryBudget}
 import org.apache.spark.sql.helium.expressions.FunctionCatalog
 import org.apache.spark.sql.helium.plans.EvalLLM
 import org.apache.spark.sql.helium.rules._
@@ -21,9 +21,10 @@ import org.apache.spark.sql.helium.rules._
  * {{{
  *   parse and analyse    functions of FunctionCatalog resolve to LLMCall expressions
  *   check                CheckLLMCallPlacement
- *   optimize, early      PrepareLLMCalls: RewriteSubqueriesWithCalls, RewriteTwoSidedJoinCalls,
- *                        ExtractLLMCalls, FuseAdjacentCallGraphs, MergeEqualCalls,
- *                        GuardConditionalCalls (once, before Spark's operator rules copy expressions)
+ *   optimize, early      PrepareLLMCalls: RewriteSubqueriesWithCalls, RewriteAIAggregates,
+ *                        RewriteTwoSidedJoinCalls, ExtractLLMCalls, FuseAdjacentCallGraphs,
+ *                        MergeEqualCalls, GuardConditionalCalls (once, before Spark's operator rules
+ *                        copy expressions)
  *   optimize             PushThroughEvalLLM, PruneUnusedCalls (to a fixed point, with Spark's own
  *                        push-down and column pruning)
  *   optimize, by cost    ArrangeLLMCalls: OrderFields, PlaceCallsByCost, FuseCallGraphs,
@@ -56,8 +57,8 @@ class HeliumExtensions extends (SparkSessionExtensions => Unit) {
 private object PrepareLLMCalls extends Rule[LogicalPlan] {
 
   private val rules = Seq(
-    RewriteSubqueriesWithCalls, RewriteTwoSidedJoinCalls, ExtractLLMCalls, FuseAdjacentCallGraphs,
-    MergeEqualCalls, GuardConditionalCalls)
+    RewriteSubqueriesWithCalls, RewriteAIAggregates, RewriteTwoSidedJoinCalls, ExtractLLMCalls,
+    FuseAdjacentCallGraphs, MergeEqualCalls, GuardConditionalCalls)
 
   override def apply(plan: LogicalPlan): LogicalPlan = rules.foldLeft(plan)((p, rule) => rule(p))
 }
@@ -79,7 +80,7 @@ private object ArrangeLLMCalls extends Rule[LogicalPlan] {
   override def apply(plan: LogicalPlan): LogicalPlan =
     if (plan.exists(_.isInstanceOf[EvalLLM])) {
       val arranged = rules.foldLeft(plan)((p, rule) => rule(p))
-      fixedPoint.foldLeft(arranged)((p, rule) => rule.explained(p))
+      QueryBudget.noted(fixedPoint.foldLeft(arranged)((p, rule) => rule.explained(p)))
     } else {
       plan
     }

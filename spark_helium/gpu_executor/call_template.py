@@ -22,6 +22,7 @@ from spark_helium.call_parts import (
     text_of,
 )
 from spark_helium.gpu_executor.arrays import FlawedColumn
+from spark_helium.gpu_executor.composite import SEPARATOR
 from spark_helium.gpu_executor.engines.base import PromptRenderer, RenderedMessage, RenderError, Segment, Tokens
 
 # The roles that a literal conversation may have; LLMCallBuilder.scala has the same ones.
@@ -172,6 +173,8 @@ class CallTemplate:
             return content or "\n".join(map(_shown, messages)) or "(a conversation without messages)"
         if not self._parts:
             return ""
+        if self.call.composite is not None:
+            inputs = [_joined(value) if isinstance(value, list) else value for value in inputs]
         row = Cells([[value] for value in inputs], [[answer] for answer in answers], 0)
         shown = ["NULL" if (text := text_of((part,), row)) is None else text for part in self.call.messages[-1].parts]
         return "".join(shown)
@@ -185,6 +188,11 @@ def _slot(part: Part) -> Slot:
             return text, False
         case _:
             return part
+
+
+def _joined(texts: list[Any]) -> str:
+    """The texts of a composite call, for a message."""
+    return SEPARATOR.join([text for text in texts if text is not None])
 
 
 def _shown(message: Any) -> str:

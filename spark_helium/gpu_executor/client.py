@@ -147,6 +147,10 @@ class RowStream:
             idle_timeout=settings["executor.idleTimeout"] / 1000,
             pin_min_tokens=settings["kv.pin.minTokens"] if settings["kv.pin.enabled"] else 0,
             expected_calls=expected_calls,
+            retries=settings["retries.max"],
+            retry_backoff=settings["retries.backoff"] / 1000,
+            max_calls=settings["budget.maxCalls"],
+            max_tokens=settings["budget.maxTokens"],
         )
 
     def send(self, batch: pa.RecordBatch) -> None:

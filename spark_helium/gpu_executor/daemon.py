@@ -31,9 +31,11 @@ from spark_helium.conf import Settings
 from spark_helium.errors import DaemonStartError, HeliumError
 from spark_helium.gpu_executor import engines
 from spark_helium.gpu_executor.arrays import column_values, flag_array, int64_array, text_array
+from spark_helium.gpu_executor.budget import Budget
 from spark_helium.gpu_executor.disk_tier import DiskTier
 from spark_helium.gpu_executor.dispatcher import Dispatcher
-from spark_helium.gpu_executor.engines.base import Engine
+from spark_helium.gpu_executor.engine_memory import EngineMemory
+from spark_helium.gpu_executor.engine_pool import Create
 from spark_helium.gpu_executor.last_words import last_words, read_from, size_of
 from spark_helium.gpu_executor.lifecycle import AliveLock, DaemonFiles, cache_directory, owner_lives, package_version
 from spark_helium.gpu_executor.messages import Accepted, Fatal, Owner, Report, Status, StreamHeader
@@ -83,7 +85,7 @@ class Daemon:
     files: where the socket and the log are.
     by_hand: whether a person started it, who then also ends it.
     stays: whether it stays when idle, whatever ``executor.idleTimeout`` says.
-    create: makes a model's engine; given by tests only.
+    create: makes a model's engine of a kind; given by tests only.
     """
 
     def __init__(
@@ -93,7 +95,7 @@ class Daemon:
         *,
         by_hand: bool = False,
         stays: bool = False,
-        create: Callable[[str], Engine] | None = None,
+        create: Create | None = None,
     ) -> None:
         self._settings = settings
         self._files = files
@@ -106,10 +108,11 @@ class Daemon:
         self._lock = threading.Lock()  # guards the five above
         self._stop = threading.Event()
         self.dispatcher = Dispatcher(
-            create or (lambda model: engines.create(model, settings)),
+            create or (lambda model, kind: engines.create(model, settings, kind)),
             settings["cache.memory"],
             self._log_since,
             _disk_tier(settings),
+            EngineMemory.of(settings),
         )
 
     # --- called by the server's threads
@@ -124,6 +127,9 @@ class Daemon:
             start_timeout=header.start_timeout,
             pin_min_tokens=header.pin_min_tokens,
             expected_calls=header.expected_calls,
+            retries=header.retries,
+            retry_backoff=header.retry_backoff,
+            budget=Budget(header.max_calls, header.max_tokens),
         )
         with self._lock:
             if self._closing:
@@ -165,6 +171,7 @@ class Daemon:
             cache_disk=state.cache_disk,
             owners=tuple(sorted(owner.pid for owner in self._owners)),
             engines=state.engines,
+            engine_swaps=state.engine_swaps,
         )
 
     def request_stop(self) -> None:
@@ -304,7 +311,7 @@ def serve(
     stays: bool = False,
     models: Sequence[str] = (),
     on_ready: Callable[[], None] = lambda: None,
-    create: Callable[[str], Engine] | None = None,
+    create: Create | None = None,
 ) -> None:
     """Be the daemon until there is a reason to exit.
 

@@ -10,6 +10,8 @@ Where a row is::
               |                                                     ready queue -> engine -> settled
               |                                                                                |
               +------------------ calls that read this answer and now have all they read ------+
+
+A composite call stands between "opened" and "rendered" as often as it makes calls (unrolled.py).
 """
 
 from __future__ import annotations
@@ -24,27 +26,31 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
-from spark_helium.call_graph import Call, CallGraph
+from spark_helium.call_graph import Call, CallGraph, CallTask, Sampling
 from spark_helium.errors import HeliumError
+from spark_helium.gpu_executor.budget import Spending, Spendings
 from spark_helium.gpu_executor.call_template import Column
 from spark_helium.gpu_executor.disk_tier import DiskTier
-from spark_helium.gpu_executor.engine_pool import EnginePool, EngineSlot, RunningEngine, StartFailure
+from spark_helium.gpu_executor.engine_memory import EngineMemory
+from spark_helium.gpu_executor.engine_pool import Create, EnginePool, EngineSlot, RunningEngine, StartFailure
 from spark_helium.gpu_executor.engines.base import (
-    Engine,
     EngineRequest,
     EngineResult,
     RenderError,
     RequestId,
     Tokens,
+    kind_for,
     token_count,
 )
 from spark_helium.gpu_executor.engines.rendering import too_long
 from spark_helium.gpu_executor.graph_state import GraphState
 from spark_helium.gpu_executor.messages import Counters, DiskStatus, EngineStatus, Fatal
-from spark_helium.gpu_executor.prompt_cache import CacheKey, CallKeys, PromptCache
+from spark_helium.gpu_executor.prompt_cache import COMPLETION, CacheKey, CallKeys, PromptCache
 from spark_helium.gpu_executor.query_answers import QueryAnswers
+from spark_helium.gpu_executor.retries import Backoff
 from spark_helium.gpu_executor.stream import CallGroup, RowBatch, Stream
 from spark_helium.gpu_executor.two_tier_cache import AnswerCache, TwoTierCache
+from spark_helium.gpu_executor.unrolled import UnrolledCalls
 from spark_helium.trt.tree import OperatorId
 
 log = logging.getLogger(__name__)
@@ -52,17 +58,20 @@ log = logging.getLogger(__name__)
 CALLS_PER_TURN = 1024  # rendered and submitted before the engines are polled again
 POLL_SECONDS = 0.05  # longest wait in one engine's poll; other threads cut it short with wake()
 POLL_SECONDS_OF_SEVERAL = 0.002  # the same while several engines are busy, which take turns
+RETRY_LOG_SECONDS = 10.0  # the log tells of calls that are tried again once in this time
 IDLE_SECONDS = 0.25  # longest wait for work when no call is in flight
 TIDY_SECONDS = 1.0  # between two looks at what nobody needs any more
 
-Waiter = tuple[Stream, RowBatch, int, int]  # who gets an answer: stream, batch, call, row of the batch
+# Who gets an answer: stream, batch, call, row of the batch; of a composite call, the number of one of its calls.
+Waiter = tuple[Stream, RowBatch | UnrolledCalls, int, int]
 
 
 @dataclass(slots=True, eq=False)
 class Flight:
     """A call on its way through an engine. The first waiter pays; later ones joined because their call is equal.
 
-    ``kv_tokens`` is what the call is counted for in the engine, or None as long as it waits for its turn.
+    ``kv_tokens`` is what the call is counted for in the engine, or None as long as it waits for its turn. ``failures``
+    are those that may have passed; ``rests`` says that it waits to be tried again.
     """
 
     request: EngineRequest
@@ -76,6 +85,9 @@ class Flight:
     waiters: list[Waiter]
     expected_output: float
     kv_tokens: int | None = None
+    spending: Spending | None = None
+    failures: int = 0
+    rests: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +102,7 @@ class DispatcherStatus:
     cache_hits: int
     cache_disk: DiskStatus | None
     engines: tuple[EngineStatus, ...]
+    engine_swaps: int
 
 
 class Dispatcher:
@@ -97,29 +110,34 @@ class Dispatcher:
 
     Parameters
     ----------
-    create: makes the engine of a model; called on a thread of its own.
+    create: makes the engine of a model and kind; called on a thread of its own.
     cache_bytes: most memory of the prompt cache.
     last_words: see :class:`EnginePool`.
     disk: the prompt cache's tier on disk, if it has one; closed with the dispatcher.
+    memory: which engines may be there together; None: all of them.
     """
 
     def __init__(
         self,
-        create: Callable[[str], Engine],
+        create: Create,
         cache_bytes: int,
         last_words: Callable[[], Callable[[], str]] = lambda: lambda: "",
         disk: DiskTier | None = None,
+        memory: EngineMemory | None = None,
     ) -> None:
         self.cache = TwoTierCache(PromptCache(cache_bytes), disk)
         self._query_answers = QueryAnswers(cache_bytes)
         self._inbox: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
-        self._pool = EnginePool(create, self.post, self._engine_ready, self._engine_did_not_start, last_words)
+        self._pool = EnginePool(create, self.post, self._engine_ready, self._engine_did_not_start, last_words, memory)
+        self._resting: Backoff[Flight] = Backoff(time.monotonic)
+        self._spendings = Spendings()
+        self._told_of_retries = -RETRY_LOG_SECONDS
         self._ready: deque[CallGroup] = deque()
         self._opened: dict[tuple[int, int], CallGroup] = {}  # calls that can start, by batch and call
         self._flights: dict[int, Flight] = {}
         self._by_key: dict[CacheKey, Flight] = {}
         self._ids = itertools.count()
-        self._streams: dict[Stream, list[CallKeys | None]] = {}
+        self._streams: dict[Stream, dict[tuple[int, Sampling], CallKeys]] = {}
         self._scheduled: dict[Stream, set[RunningEngine]] = {}  # engines whose schedule knows a stream's graph
         self._states: WeakValueDictionary[tuple[str, CallGraph], GraphState] = WeakValueDictionary()
         self._counters = Counters()
@@ -165,7 +183,7 @@ class Dispatcher:
 
     def warm_up(self, model: str) -> None:
         """Start a model's engine before a call asks for it."""
-        self.post(lambda: self._pool.slot(model, ""))
+        self.post(lambda: self._warm_up(model))
 
     def clear_cache(self, timeout: float = 60.0) -> bool:
         """Forget what the prompt cache holds, on disk as well; False if that took longer than ``timeout`` seconds."""
@@ -198,6 +216,8 @@ class Dispatcher:
                 self._dispatch()
                 self._collect()
                 self._publish()
+                self._end_over_budget()
+                self._make_room()
                 self.cache.turn()
         except BaseException:
             log.critical("the dispatcher broke: please report this", exc_info=True)
@@ -209,8 +229,9 @@ class Dispatcher:
     def _receive(self) -> None:
         """Run what other threads posted; waits for it when there is nothing else to do."""
         idle = not (self._flights or self._ready or self._opened or any(map(self._may_begin_more, self._streams)))
+        wait = IDLE_SECONDS if idle else self._seconds_of_rest()
         try:
-            action = self._inbox.get(timeout=IDLE_SECONDS) if idle else self._inbox.get_nowait()
+            action = self._inbox.get(timeout=wait) if wait else self._inbox.get_nowait()
             while True:
                 action()
                 action = self._inbox.get_nowait()
@@ -220,7 +241,16 @@ class Dispatcher:
         if now - self._tidied >= TIDY_SECONDS:
             self._tidied = now
             self._query_answers.forget_finished()
+            self._spendings.forget_finished()
             self._give_up_late_engines()
+
+    def _seconds_of_rest(self) -> float:
+        """How long there is nothing to do, as all calls in flight wait to be tried again."""
+        seconds = self._resting.seconds_to_next()
+        if seconds is None or self._ready or self._opened:
+            return 0.0
+        at_work = any(running.load.calls or running.queue for _, running in self._pool.running())
+        return 0.0 if at_work else min(seconds, IDLE_SECONDS)
 
     def _call(self) -> None:
         """Prepare the calls that can start, some at a time: an equal call in flight, or the cache, or the queue."""
@@ -235,31 +265,79 @@ class Dispatcher:
             stream = group.stream
             if stream.closed:
                 continue
-            slot = self._pool.slot(stream.graph.calls[group.call].model, stream.query)
+            call = stream.graph.calls[group.call]
+            slot = self._pool.slot(call.model, stream.query, kind_for(call.task))
             if isinstance(slot, StartFailure):
-                self._fail(stream, slot.reason, stream.graph.calls[group.call].model)
-            elif slot.running is None:
+                self._fail(stream, slot.reason, call.model)
+            elif slot.running is None or slot.drains:
                 slot.waiting.append(group)
+            elif stream.graph.calls[group.call].composite is not None:
+                budget -= max(1, self._unroll(slot, slot.running, group, budget))
             else:
                 budget -= len(group.rows)
                 self._prepare(slot, slot.running, group)
 
     def _prepare(self, slot: EngineSlot, running: RunningEngine, group: CallGroup) -> None:
         stream, batch, k, rows = group.stream, group.batch, group.call, group.rows
-        template, counters = stream.templates[k], stream.counters
+        assert isinstance(batch, RowBatch), "the calls of a composite call come rendered"
+        template = stream.templates[k]
         call = template.call
         try:
             prompts = template.render(running.engine.renderer, batch.inputs, batch.answers, rows)
         except Exception as e:
-            log.exception("rendering of %s failed", call.function)
-            self._fail(stream, f"the prompts could not be rendered: {type(e).__name__}: {e}", call.model)
+            self._could_not_render(stream, call, e)
             return
+        if running.engine.info.instant:
+            self._answer_at_once(slot, running, group, prompts)
+            return
+        self._begin(stream, slot, running, group)
+        self._ask(slot, running, group, call, prompts)
+
+    def _unroll(self, slot: EngineSlot, running: RunningEngine, group: CallGroup, most: int) -> int:
+        """Ask what a composite call can ask now, looking at ``most`` texts; returns the number of calls."""
+        stream, k = group.stream, group.call
+        unrolled = stream.unrolled(group.batch, k, group.rows)
+        try:
+            asks, outcomes = unrolled.plan(running.engine.renderer, running.max_model_len, most)
+        except Exception as e:
+            self._could_not_render(stream, stream.graph.calls[k], e)
+            return 0
+        if group.rows:
+            self._begin(stream, slot, running, group)
+        for outcome in outcomes:
+            self._settle(stream, unrolled.batch, k, outcome.row, reason=outcome.reason)
+        for ask in asks:
+            if not stream.closed:  # the engine may die of one of them
+                self._ask(slot, running, CallGroup(stream, unrolled, k, ask.numbers), ask.call, ask.prompts)
+        if unrolled.has_more:
+            self._open([CallGroup(stream, unrolled, k, [])])
+        return sum(len(ask.numbers) for ask in asks)
+
+    def _could_not_render(self, stream: Stream, call: Call, error: Exception) -> None:
+        log.error("rendering of %s failed", call.function, exc_info=error)
+        self._fail(stream, f"the prompts could not be rendered: {type(error).__name__}: {error}", call.model)
+
+    def _begin(self, stream: Stream, slot: EngineSlot, running: RunningEngine, group: CallGroup) -> None:
+        """Rows come to a call."""
+        stream.state.asked(group.call, len(group.rows))
+        self._schedule(stream, slot, running)
+
+    def _ask(
+        self,
+        slot: EngineSlot,
+        running: RunningEngine,
+        group: CallGroup,
+        call: Call,
+        prompts: Sequence[Tokens | RenderError],
+    ) -> None:
+        """Answer prompts from the cache, let them wait for equal ones in flight, or queue them."""
+        stream, batch, k, rows = group.stream, group.batch, group.call, group.rows
+        counters = stream.counters
         counters.calls_requested += len(rows) * call.multiplicity
-        stream.state.asked(k, len(rows))
         cache = self._cache_of(stream)
         keys = None if cache is None else self._keys(stream, running, call)
         limit, setting = running.max_prompt_bytes, f"spark.helium.{running.engine.info.engine}.maxModelLen"
-        self._schedule(stream, running)
+        spending = self._spendings.of(stream)
         expected_output, operator = stream.state.expected_output(k), OperatorId(stream.state, k)
         flights: list[Flight] = []
         asked: list[tuple[int, Tokens, CacheKey | None]] = []  # row, prompt, key
@@ -288,19 +366,22 @@ class Dispatcher:
                     if equal.kv_tokens is None:
                         running.queue.share(equal, stream.account)
                     continue
+            if spending is not None and not spending.admit(token_count(prompt)):
+                continue  # the stream ends when what was made before is answered
             number = next(self._ids)
-            request = EngineRequest(number, prompt, call.sampling, call.constraint)
-            waiters = [(stream, batch, k, row)]
+            request = EngineRequest(number, prompt, call.sampling, call.constraint, task=call.task)
+            waiters: list[Waiter] = [(stream, batch, k, row)]
             flight = Flight(
-                request, prompt, stream.account, operator, slot, running, key, cache, waiters, expected_output
-            )
+                request, prompt, stream.account, operator, slot, running, key, cache, waiters, expected_output,
+                spending=spending,
+            )  # fmt: skip
             self._flights[number] = flight
             if key is not None:
                 self._by_key[key] = flight
             flights.append(flight)
         if flights:
             try:
-                running.pins.before_submit(stream, k, len(flights))
+                running.pins.before_submit(stream, call, len(flights))
             except Exception as e:  # an EngineError, or a bug of the engine's adapter
                 self._engine_died(slot, e)
                 return
@@ -309,12 +390,42 @@ class Dispatcher:
             fresh = chained and 2 * running.prefixes.known(flight.tokens) >= token_count(flight.tokens)
             running.queue.add(flight, fresh=fresh)
 
-    def _schedule(self, stream: Stream, running: RunningEngine) -> None:
+    def _answer_at_once(
+        self, slot: EngineSlot, running: RunningEngine, group: CallGroup, prompts: Sequence[Tokens | RenderError]
+    ) -> None:
+        """Settle calls of an instant engine. They are no calls of a model: nothing is counted but failures."""
+        stream, batch, k = group.stream, group.batch, group.call
+        call = stream.graph.calls[k]
+        rows: dict[RequestId, int] = {}
+        requests: list[EngineRequest] = []
+        for row, prompt in zip(group.rows, prompts, strict=True):
+            if isinstance(prompt, RenderError):
+                self._settle(stream, batch, k, row, reason=prompt.reason)
+            else:
+                request = EngineRequest(next(self._ids), prompt, call.sampling, call.constraint, task=call.task)
+                rows[request.id] = row
+                requests.append(request)
+        try:
+            running.engine.submit(requests)
+            results = running.engine.poll(0)
+        except Exception as e:
+            self._engine_died(slot, e)
+            self._fail(stream, f"the engine died: {e}", slot.model)
+            return
+        for result in results:
+            self._settle(stream, batch, k, rows.pop(result.id), result.text, reason=result.error or "")
+        assert not rows, f"an instant engine kept {len(rows)} calls waiting"
+
+    def _schedule(self, stream: Stream, slot: EngineSlot, running: RunningEngine) -> None:
         """Let the engine's schedule know of the stream."""
         engines = self._scheduled[stream]
         if running not in engines:
+
+            def here(call: Call) -> bool:
+                return call.model == slot.model and kind_for(call.task) is slot.kind
+
             engines.add(running)
-            running.schedule.begin(stream.state, stream.graph)
+            running.schedule.begin(stream.state, stream.graph, here)
             running.schedule.expect(stream.state, stream.unfinished)
 
     def _may_begin_more(self, stream: Stream) -> bool:
@@ -328,6 +439,10 @@ class Dispatcher:
 
     def _dispatch(self) -> None:
         """Send what the engines have room for, in the order of their schedules."""
+        for flight in self._resting.due():
+            if self._flights.get(flight.request.id) is flight:  # nobody waits for it else, or its engine died
+                flight.rests = False
+                flight.running.queue.add(flight)
         for slot, running in self._pool.running():
             if running.schedule.is_due and len(running.queue) > running.load.room():
                 self._revise(running)  # where all of them go at once there is no order to choose
@@ -364,17 +479,20 @@ class Dispatcher:
         """The cache keys of a call, or None when equal prompts need not give equal answers."""
         if not call.sampling.deterministic:
             return None
-        of_calls = self._streams[stream]
-        keys = of_calls[call.index]
+        of_calls, which = self._streams[stream], (call.index, call.sampling)
+        keys = of_calls.get(which)
         if keys is None:
             scope = "" if stream.cache else stream.query
-            keys = of_calls[call.index] = CallKeys(running.fingerprint, call.sampling, call.constraint, scope)
+            kind = COMPLETION if call.task is CallTask.GENERATE else call.task.value
+            keys = of_calls[which] = CallKeys(running.fingerprint, call.sampling, call.constraint, scope, kind)
         return keys
 
     def _collect(self) -> None:
         """Settle what the engines finished; waits a moment when there is nothing else to do."""
         busy = [(slot, running) for slot, running in self._pool.running() if running.load.calls]
+        now = time.monotonic()
         for slot, running in busy:
+            running.last_used = now
             if self._ready or self._opened or not self._inbox.empty():
                 wait = 0.0
             else:
@@ -388,9 +506,32 @@ class Dispatcher:
                 flight = self._flights.pop(result.id, None)
                 if flight is not None:  # None: aborted while its result was on the way
                     running.load.leave(flight.kv_tokens or 0)
+                    if result.error is not None and result.retryable and self._try_later(flight, result):
+                        continue
                     self._answer(flight, result)
 
+    def _try_later(self, flight: Flight, result: EngineResult) -> bool:
+        """Let a call whose failure may pass rest before its next attempt; False if it had its attempts."""
+        retries = max(stream.retries for stream, *_ in flight.waiters)
+        if flight.failures >= retries:
+            if retries:
+                result.error = f"{result.error} (tried {retries + 1} times; spark.helium.retries.max)"
+            return False
+        flight.failures += 1
+        stream = flight.waiters[0][0]
+        stream.counters.calls_retried += 1
+        if (now := time.monotonic()) - self._told_of_retries > RETRY_LOG_SECONDS:
+            self._told_of_retries = now
+            log.info("calls fail and are tried again; one of %r: %s", flight.slot.model, result.error)
+        old = flight.request
+        flight.request = EngineRequest(next(self._ids), old.tokens, old.sampling, old.constraint, old.priority)
+        flight.kv_tokens, flight.rests = None, True
+        self._flights[flight.request.id] = flight
+        self._resting.wait(flight, flight.failures, stream.retry_backoff, result.retry_after)
+        return True
+
     def _answer(self, flight: Flight, result: EngineResult) -> None:
+        self._paid(flight, result.prompt_tokens + result.output_tokens)
         key = flight.key
         if key is not None:
             del self._by_key[key]
@@ -417,15 +558,13 @@ class Dispatcher:
     def _settle(
         self,
         stream: Stream,
-        batch: RowBatch,
+        batch: RowBatch | UnrolledCalls,
         k: int,
         row: int,
         text: str | None = None,
         truncated: bool = False,
         reason: str = "",
     ) -> None:
-        if reason:
-            stream.counters.calls_failed += 1
         if not stream.closed:
             opened = self._of(stream, lambda: stream.settle(batch, k, row, text, truncated, reason))
             if opened:
@@ -448,10 +587,29 @@ class Dispatcher:
                 for running in self._scheduled[stream]:
                     running.schedule.expect(stream.state, -rows)
 
+    @staticmethod
+    def _paid(flight: Flight, used_tokens: int = 0) -> None:
+        """The budget of the query that made the call hears what it used."""
+        if flight.spending is not None:
+            flight.spending.done(token_count(flight.tokens), used_tokens)
+
+    def _end_over_budget(self) -> None:
+        for stream in self._streams:
+            spending = None if stream.closed else self._spendings.of(stream)
+            if spending is not None and spending.ends:
+                self._fail(stream, spending.over, kind="budget")
+
+    def _make_room(self) -> None:
+        """Close idle engines where others wait for their memory; those that are there do what they can first."""
+        if self._pool.waits_for_memory and not self._ready and not self._opened:
+            for running in self._pool.make_room({flight.running for flight in self._flights.values()}):
+                for engines in self._scheduled.values():
+                    engines.discard(running)
+
     # --- streams come and go
 
     def _open_stream(self, stream: Stream) -> None:
-        self._streams[stream] = [None] * len(stream.graph.calls)
+        self._streams[stream] = {}
         self._scheduled[stream] = set()
         if stream.query:
             stream.state = self._states.setdefault((stream.query, stream.graph), stream.state)
@@ -476,14 +634,15 @@ class Dispatcher:
         stream.closed = True
         if self._streams.pop(stream, None) is not None:
             self._query_answers.closed(stream.query)
+            self._spendings.closed(stream)
             for running in self._scheduled.pop(stream):
                 running.schedule.end(stream.state)
         self._forget(stream)
 
-    def _fail(self, stream: Stream, reason: str, model: str = "") -> None:
+    def _fail(self, stream: Stream, reason: str, model: str = "", kind: str = "daemon") -> None:
         """Give up a stream; it stays known until its own side closes it."""
         self._counters.add(stream.counters)
-        stream.fail(Fatal(reason, model))
+        stream.fail(Fatal(reason, model, kind))
         self._forget(stream)
 
     def _forget(self, stream: Stream) -> None:
@@ -494,9 +653,12 @@ class Dispatcher:
                 flight.waiters = [waiter for waiter in flight.waiters if waiter[0] is not stream]
                 if not flight.waiters:
                     del self._flights[number]
+                    self._paid(flight)
                     if flight.key is not None:
                         del self._by_key[flight.key]
-                    if flight.kv_tokens is None:
+                    if flight.rests:
+                        pass
+                    elif flight.kv_tokens is None:
                         flight.running.queue.discard(flight)
                     else:
                         flight.running.load.leave(flight.kv_tokens)
@@ -508,6 +670,11 @@ class Dispatcher:
 
     # --- engines come and go
 
+    def _warm_up(self, model: str) -> None:
+        slot = self._pool.slot(model, "")
+        if isinstance(slot, EngineSlot):
+            slot.by_hand = True
+
     def _engine_ready(self, slot: EngineSlot) -> None:
         self._ready.extend(slot.waiting)
         slot.waiting = []
@@ -518,10 +685,11 @@ class Dispatcher:
 
     def _engine_died(self, slot: EngineSlot, error: Exception) -> None:
         reason = str(error) if isinstance(error, HeliumError) else f"{type(error).__name__}: {error}"
-        log.error("the engine of model %r died: %s", slot.model, reason, exc_info=error)
+        log.error("the engine of model %s died: %s", slot.name, reason, exc_info=error)
         dead = [(number, flight) for number, flight in self._flights.items() if flight.slot is slot]
         for number, flight in dead:
             del self._flights[number]
+            self._paid(flight)
             if flight.key is not None:
                 del self._by_key[flight.key]
         self._pool.remove(slot)
@@ -555,4 +723,5 @@ class Dispatcher:
             cache_hits=self.cache.memory_hits,
             cache_disk=None if disk is None else disk.status(),
             engines=self._pool.status(),
+            engine_swaps=self._pool.swaps,
         )

@@ -40,8 +40,10 @@ from spark_helium.gpu_executor.last_words import last_words, read_from, size_of
 from spark_helium.gpu_executor.messages import PROTOCOL_VERSION, Owner
 
 # Settings that make two daemons different. Others travel with each stream.
-IDENTITY_SETTINGS = ("engine", "modelDirectory", "cache.memory", "cache.directory", "kv.pin.budget")
-IDENTITY_PREFIXES = ("vllm.", "simulator.", "cache.disk.")
+IDENTITY_SETTINGS = (
+    "engine", "executor.memory", "modelDirectory", "cache.memory", "cache.directory", "kv.pin.budget",
+)  # fmt: skip
+IDENTITY_PREFIXES = ("vllm.", "openai.", "simulator.", "models.", "cache.disk.")
 
 # Beginnings of the names of file systems that several nodes mount.
 SHARED_FILE_SYSTEMS = (

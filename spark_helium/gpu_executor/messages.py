@@ -24,7 +24,7 @@ from typing import Any, Self
 
 from spark_helium.errors import ProtocolError
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 _BY_NAME: dict[str, type[WireMessage]] = {}
 
@@ -97,6 +97,8 @@ class StreamHeader(WireMessage):
     idle_timeout: seconds without calls after which the daemon exits.
     pin_min_tokens: tokens from which on the shared beginning of a call's prompts is pinned; 0: none is.
     expected_calls: how many calls like each of these are expected to come; the stream's own are counted anyway.
+    retries, retry_backoff: times that a call is tried again, and seconds before the first time.
+    max_calls, max_tokens: the query's budget on this node; 0: none.
     """
 
     graph: str
@@ -108,6 +110,10 @@ class StreamHeader(WireMessage):
     idle_timeout: float = 600.0
     pin_min_tokens: int = 0
     expected_calls: int = 0
+    retries: int = 0
+    retry_backoff: float = 0.0
+    max_calls: int = 0
+    max_tokens: int = 0
 
     @classmethod
     def _from_body(cls, body: dict[str, Any]) -> Self:
@@ -133,6 +139,7 @@ class Counters:
     cached_prompt_tokens: int = 0
     output_tokens: int = 0
     calls_failed: int = 0
+    calls_retried: int = 0
 
     def add(self, other: Counters) -> None:
         """Add the counts of ``other``."""
@@ -160,18 +167,20 @@ class Report(WireMessage):
 
 @dataclass(frozen=True, slots=True)
 class Fatal(WireMessage):
-    """The stream ends here: the engine or the daemon cannot go on."""
+    """The stream ends here: the engine or the daemon cannot go on, or (kind ``budget``) the query may not."""
 
     reason: str
     model: str = ""
+    kind: str = "daemon"
 
 
 @dataclass(frozen=True, slots=True)
 class EngineStatus:
-    """One engine of the daemon; ``state`` is starting, ready or failed.
+    """One engine of the daemon; ``state`` is starting, ready, failed, or "waits for memory", ``kind`` an
+    :class:`~spark_helium.gpu_executor.engines.base.EngineKind`.
 
-    What begins with ``pin`` is :class:`~spark_helium.gpu_executor.engines.base.PinStatus`, and the tokens that the
-    pinned blocks hold.
+    ``memory`` is what it is expected to need on a CPU, in bytes. What begins with ``pin`` is
+    :class:`~spark_helium.gpu_executor.engines.base.PinStatus`, and the tokens that the pinned blocks hold.
     """
 
     model: str
@@ -188,6 +197,8 @@ class EngineStatus:
     pin_budget: int = 0
     pins_released: int = 0
     pin_reason: str = ""
+    kind: str = "generate"
+    memory: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +227,7 @@ class DiskStatus:
 @dataclass(frozen=True, slots=True)
 class Status(WireMessage):
     """The daemon's answer to ``ping`` and ``status``. ``cache_*`` are the prompt cache's tier in memory; ``cache_disk``
-    is None when the tier on disk is switched off.
+    is None when the tier on disk is switched off. ``engine_swaps``: engines closed to make room for others.
     """
 
     pid: int
@@ -236,6 +247,7 @@ class Status(WireMessage):
     engines: tuple[EngineStatus, ...] = field(default=())
     cache_hits: int = 0
     cache_disk: DiskStatus | None = None
+    engine_swaps: int = 0
 
     @classmethod
     def _from_body(cls, body: dict[str, Any]) -> Self:

@@ -16,6 +16,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
+from spark_helium.call_graph import Call
 from spark_helium.gpu_executor.engines.base import TOKEN_BYTES, Engine, Tokens, token_count
 from spark_helium.gpu_executor.engines.prefix_cache import block_keys
 from spark_helium.gpu_executor.static_prefix import StaticPrefixes
@@ -124,10 +125,10 @@ class _Use:
 
 @dataclass(slots=True)
 class _StreamUses:
-    """``query``: the stream's query, or a name of its own where it has none."""
+    """``query``: the stream's query, or a name of its own where it has none. ``by_call``: by what writes prompts."""
 
     query: str
-    by_call: dict[int, _Use] = field(default_factory=dict)
+    by_call: dict[object, _Use] = field(default_factory=dict)
 
 
 class PinKeeper:
@@ -141,8 +142,8 @@ class PinKeeper:
         self._uses: WeakKeyDictionary[Stream, _StreamUses] = WeakKeyDictionary()
         self._names = itertools.count()
 
-    def before_submit(self, stream: Stream, k: int, calls: int) -> None:
-        """So many calls ``k`` of a stream are about to be submitted.
+    def before_submit(self, stream: Stream, call: Call, calls: int) -> None:
+        """So many calls of a stream are about to be submitted.
 
         The first calls of a query, from the second one on, pin the beginning that they share. Nothing is computed for
         the pin: the first of these calls computes it, and the others find it in the cache already.
@@ -152,10 +153,11 @@ class PinKeeper:
         uses = self._uses.get(stream)
         if uses is None:
             uses = self._uses[stream] = _StreamUses(stream.query or f"stream {next(self._names)}")
-        use = uses.by_call.get(k)
+        template = (call.index, call.messages)
+        use = uses.by_call.get(template)
         if use is None:
-            prefix = self._prefixes.of(stream.graph.calls[k]).tokens
-            use = uses.by_call[k] = _Use(prefix if token_count(prefix) >= stream.pin_min_tokens else b"")
+            prefix = self._prefixes.of(call).tokens
+            use = uses.by_call[template] = _Use(prefix if token_count(prefix) >= stream.pin_min_tokens else b"")
         if not use.prefix:
             return
         self._policy.begin(uses.query)

@@ -17,9 +17,9 @@ from spark_helium.call_graph import Constraint, Sampling
 CacheKey = NewType("CacheKey", bytes)
 Answer = tuple[str, bool]  # the text as the engine gave it, and whether it was cut off
 
-# What kind of result an entry holds, as part of its key. All calls so far give a completion's text: the SQL type of
-# the answer is made from it in the Spark worker, so that llm() as a STRING and as a STRUCT share an entry. A call that
-# gives something else for the same prompt, such as an embedding, must say so here.
+# What kind of result an entry holds, as part of its key. The SQL type of a completion is made from its text in the
+# Spark worker, so that llm() as a STRING and as a STRUCT share an entry. What is something else for the same prompt,
+# such as an embedding, has the name of its task here.
 COMPLETION = "completion"
 
 # What an entry costs besides its text: the key, the dictionary's slot and links, the tuple.

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
-from spark_helium.call_graph import CallGraph
+from spark_helium.call_graph import Call, CallGraph
 from spark_helium.gpu_executor.engines.base import EngineInfo, EngineResult
 from spark_helium.gpu_executor.static_prefix import StaticPrefixes
 from spark_helium.trt.graph_operators import operators_of
@@ -49,13 +49,17 @@ class Schedule:
         """The order that holds now."""
         return self._ranking.order
 
-    def begin(self, query: Hashable, graph: CallGraph) -> None:
-        """A stream of a query's call graph begins. The graph's operators are rendered when it is the first."""
+    def begin(self, query: Hashable, graph: CallGraph, here: Callable[[Call], bool] = lambda _: True) -> None:
+        """A stream of a query's call graph begins. The graph's operators are rendered when it is the first.
+
+        ``here`` says whether a call is one of this engine's; what others compute costs this one nothing.
+        """
         if len(graph.calls) < 2:
             return
         rows = self._rows.get(query)
         if rows is None:
-            self._tree.add(query, operators_of(graph, query, list(map(self._prefixes.of, graph.calls))), FIRST_ROWS)
+            beginnings = [self._prefixes.of(call) if here(call) else None for call in graph.calls]
+            self._tree.add(query, operators_of(graph, query, beginnings), FIRST_ROWS)
             rows = self._rows[query] = _Rows()
             self._is_new = True
         rows.users += 1

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from spark_helium.call_conditions import evaluate
-from spark_helium.call_graph import Call, CallGraph, Constraint
+from spark_helium.call_graph import Call, CallGraph, CallTask, Constraint
 from spark_helium.call_parts import InputRef
+from spark_helium.gpu_executor.budget import Budget
 from spark_helium.gpu_executor.call_template import CallTemplate, Cells, Column, FlawedCellError
 from spark_helium.gpu_executor.filter_order import FIRST_WINDOW, LARGEST_WINDOW, CallOrder
 from spark_helium.gpu_executor.graph_state import GraphState
 from spark_helium.gpu_executor.messages import Counters, Fatal
+from spark_helium.gpu_executor.unrolled import UnrolledCalls
 
 
 @dataclass(slots=True)
@@ -44,6 +46,7 @@ class RowBatch:
     ``open_calls[i]``: calls of row ``i`` that are not settled; the row is finished at 0.
     ``open_inputs[k][i]``: unsettled calls that prompt or guard of call ``k`` of row ``i`` read; it may start at 0.
     ``orders[i]``: what the calls of row ``i`` wait for, where that differs from row to row.
+    ``unrolled[k]``: the calls that a composite call ``k`` makes for the rows.
     """
 
     first: int
@@ -55,14 +58,15 @@ class RowBatch:
     orders: list[CallOrder] | None = None
     reasons: dict[tuple[int, int], str] = field(default_factory=dict)
     truncated: set[tuple[int, int]] = field(default_factory=set)
+    unrolled: dict[int, UnrolledCalls] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class CallGroup:
-    """Rows of one batch whose call ``call`` can start."""
+    """Rows of one batch whose call ``call`` can start; or what a composite call may have to plan, without rows."""
 
     stream: Stream
-    batch: RowBatch
+    batch: RowBatch | UnrolledCalls
     call: int
     rows: list[int]
 
@@ -72,7 +76,7 @@ def _with_room_for_choices(call: Call) -> Call:
 
     It costs nothing, because the engine stops where a choice ends, and half a choice is of no use to anybody.
     """
-    if call.constraint is None or not call.constraint.choices:
+    if call.constraint is None or not call.constraint.choices or call.task is not CallTask.GENERATE:
         return call
     longest = max(len(choice.encode(errors="replace")) for choice in call.constraint.choices) + 1
     if longest <= call.sampling.max_tokens:
@@ -111,6 +115,9 @@ class Stream:
         start_timeout: float = 600.0,
         pin_min_tokens: int = 0,
         expected_calls: int = 0,
+        retries: int = 0,
+        retry_backoff: float = 0.0,
+        budget: Budget | None = None,
     ) -> None:
         self.graph = graph = replace(graph, calls=tuple(map(_with_room_for_choices, graph.calls)))
         self.cache = cache
@@ -119,6 +126,9 @@ class Stream:
         self.account = query or f"stream {id(self)}"  # who is charged for the calls
         self.pin_min_tokens = pin_min_tokens
         self.expected_calls = expected_calls
+        self.retries = retries
+        self.retry_backoff = retry_backoff
+        self.budget = budget or Budget()
         self.pinned_tokens = 0  # of the shared beginnings of its calls
         self.closed = False
         self.templates = [CallTemplate(call) for call in graph.calls]
@@ -220,14 +230,37 @@ class Stream:
                         groups.extend(self.settle(batch, k, row))
         return groups
 
+    def unrolled(self, batch: RowBatch | UnrolledCalls, k: int, rows: Sequence[int]) -> UnrolledCalls:
+        """The calls of the composite call ``k``, which can start for ``rows``."""
+        if isinstance(batch, UnrolledCalls):
+            return batch
+        unrolled = batch.unrolled.get(k)
+        if unrolled is None:
+            unrolled = batch.unrolled[k] = UnrolledCalls(batch, self.graph.calls[k])
+        unrolled.begin(rows)
+        return unrolled
+
     def settle(
-        self, batch: RowBatch, k: int, row: int, text: str | None = None, truncated: bool = False, reason: str = ""
+        self,
+        batch: RowBatch | UnrolledCalls,
+        k: int,
+        row: int,
+        text: str | None = None,
+        truncated: bool = False,
+        reason: str = "",
     ) -> list[CallGroup]:
         """Call ``k`` of a row has its answer, is NULL, or failed. Returns the calls that can start now.
 
         An answer that was cut off before it was what its constraint allows is a failure here already: calls that read
-        it must see the NULL that SQL sees.
+        it must see the NULL that SQL sees. Of a composite call the row is the number of one of its calls.
         """
+        if isinstance(batch, UnrolledCalls):
+            outcome = batch.settle(row, text, truncated, reason)
+            if outcome is None:
+                return [CallGroup(self, batch, k, [])] if batch.has_more else []
+            return self.settle(batch.batch, k, outcome.row, outcome.text, outcome.truncated, outcome.reason)
+        if reason:
+            self.counters.calls_failed += 1
         if truncated:
             batch.truncated.add((k, row))
             constraint = self.graph.calls[k].constraint

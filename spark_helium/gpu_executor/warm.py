@@ -17,6 +17,7 @@ from spark_helium.call_parts import InputRef, Part
 from spark_helium.conf import Settings
 from spark_helium.errors import ConfigurationError, DaemonError
 from spark_helium.gpu_executor.client import AnswerBatch, RowStream, ping
+from spark_helium.gpu_executor.engines.base import EngineKind
 from spark_helium.gpu_executor.lifecycle import DaemonFiles
 from spark_helium.gpu_executor.messages import EngineStatus, Fatal
 
@@ -110,6 +111,6 @@ def _answer(stream: RowStream) -> AnswerBatch:
 def _engine(settings: Settings, model: str) -> EngineStatus:
     status = ping(DaemonFiles.of(settings))
     for engine in () if status is None else status.engines:
-        if engine.model == model and engine.state == "ready":
+        if engine.model == model and engine.kind == EngineKind.GENERATE and engine.state == "ready":
             return engine
     raise DaemonError(f"the engine of model {model!r} is gone since it was warmed; run the command again")

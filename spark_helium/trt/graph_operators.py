@@ -36,9 +36,13 @@ class Expectations:
 
 
 def operators_of(
-    graph: CallGraph, query: Hashable, beginnings: Sequence[Beginning], expected: Expectations | None = None
+    graph: CallGraph, query: Hashable, beginnings: Sequence[Beginning | None], expected: Expectations | None = None
 ) -> list[Operator]:
-    """The operators of a query's call graph, in the graph's sequence; ``beginnings``: one per call."""
+    """The operators of a query's call graph, in the graph's sequence; ``beginnings``: one per call.
+
+    A call without a beginning runs elsewhere. It is an operator without prompt and answer, so that others wait for
+    nothing.
+    """
     reader = _Reader(graph, query, expected or Expectations())
     return [reader.operator(call, beginning) for call, beginning in zip(graph.calls, beginnings, strict=True)]
 
@@ -51,7 +55,10 @@ class _Reader:
             expected.output_tokens.get(call.index, float(call.sampling.max_tokens)) for call in graph.calls
         ]
 
-    def operator(self, call: Call, beginning: Beginning) -> Operator:
+    def operator(self, call: Call, beginning: Beginning | None) -> Operator:
+        guarded = self._expected.selectivities.get(call.index, SELECTIVITY) if call.guard is not None else 1.0
+        if beginning is None:
+            return Operator(Template(()), 0.0, call.dependencies, guarded)
         symbols: list[Symbol] = [beginning.tokens]
         # Text in front of the first value is in the beginning, but for its last word, unless nothing is known.
         texts = list(self._texts(call, begun=not beginning.tokens))
@@ -61,7 +68,6 @@ class _Reader:
         if beginning.cut:
             texts.insert(0, beginning.cut)
         symbols += [self._symbol(text, tokens_per_letter) for text in texts]
-        guarded = self._expected.selectivities.get(call.index, SELECTIVITY) if call.guard is not None else 1.0
         return Operator(Template(symbols), self._outputs[call.index], call.dependencies, guarded)
 
     def _texts(self, call: Call, begun: bool) -> Iterator[str | Part]:

@@ -175,6 +175,8 @@ class Ranking:
         if not ids:
             return DispatchOrder({})
         workload = self.sample()
+        if not workload.calls:  # nothing is generated: what is left to go by are the prefixes
+            return DispatchOrder({})
         places = [int(call.id.operator) for call in workload.calls]
         waits = [0] * len(ids)
         for call, tail in enumerate(orders.tail_costs(workload)):

@@ -12,7 +12,7 @@ from pyspark.sql.pandas.types import to_arrow_type
 from spark_helium.call_graph import Call, CallGraph
 from spark_helium.gpu_executor.arrays import int64_array
 from spark_helium.gpu_executor.messages import COUNTER_NAMES, Counters
-from spark_helium.udf.typed import AnswerType
+from spark_helium.udf.typed import AnswerType, TypedColumn, cut_off, is_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,9 @@ class Outputs:
         reasons, flags = answers.column(f"reason{k}"), answers.column(f"truncated{k}")
         column = self._types[k].column(answers.column(f"text{k}"), lambda i: flags[i].as_py(), call.sampling.max_tokens)
         errors = column.errors
+        if self._types[k].is_text and call.constraint is not None and call.constraint.json_schema is not None:
+            # JSON that stays text is not read otherwise; half of it is of no use.
+            column, errors = _whole_json(column, flags, call.sampling.max_tokens)
         if reasons.null_count < len(reasons):
             errors = errors | {i: reason for i, reason in enumerate(reasons.to_pylist()) if reason is not None}
         if call.fail_on_error:
@@ -100,6 +103,19 @@ class Outputs:
         """``size`` rows without answers."""
         columns = [pa.nulls(size, field.type) for field in self._fields[:-2]]
         return self.rows(columns, counters, failure, size)
+
+
+def _whole_json(column: TypedColumn, cut: pa.Array, max_tokens: int) -> tuple[TypedColumn, dict[int, str]]:
+    """The column without texts of JSON that were cut off, and why they are missing."""
+    errors = dict(column.errors)
+    for position in pc.indices_nonzero(pc.fill_null(cut, False)).to_pylist():
+        text = column.values[position].as_py()
+        if text is not None and not is_json(text):
+            errors[position] = cut_off(max_tokens)
+    if not errors:
+        return column, errors
+    lost = pa.array([position in errors for position in range(len(column.values))])
+    return TypedColumn(pc.if_else(lost, pa.nulls(len(lost), column.values.type), column.values), errors), errors
 
 
 def _only(type_: pa.DataType, size: int, position: int, value: pa.Array | None) -> pa.Array:

@@ -139,7 +139,7 @@ class TaskRun:
             arrays: list[pa.Array] = list(columns) if isinstance(columns, tuple) else [columns]
             size = len(arrays[0])
             if self._outputs is None:
-                large = any(pa.types.is_large_string(array.type) for array in arrays)
+                large = any(map(_is_large, arrays))
                 self._outputs = Outputs(self._task.graph, self._task.return_type, large=large)
             if size:
                 if not self._task.graph.inputs:
@@ -204,7 +204,7 @@ class TaskRun:
         if self._fatal is not None:
             models = dict.fromkeys(call.model for call in self._task.graph.calls)
             model = self._fatal.model or ", ".join(models)
-            failure = Failure(0, "daemon", model, "", self._fatal.reason)
+            failure = Failure(0, self._fatal.kind, model, "", self._fatal.reason)
         pending = self._sent - self._order.next_row
         if self._unsent is not None:
             pending += self._unsent.num_rows
@@ -218,3 +218,9 @@ class TaskRun:
             if batch is None:
                 return
             pending = batch.num_rows
+
+
+def _is_large(array: pa.Array) -> bool:
+    """Whether a column is text of Arrow's large types, or an array of such text."""
+    nested = pa.types.is_list(array.type) or pa.types.is_large_list(array.type)
+    return bool(pa.types.is_large_string(array.type.value_type if nested else array.type))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from spark_helium.call_conditions import And, Equal, In, IsNull, IsTrue, Literal, Not, Or
-from spark_helium.call_graph import Call, CallGraph, CallRef, Constraint, InputRef, Message, Part, Sampling
+from spark_helium.call_graph import Call, CallGraph, CallRef, CallTask, Constraint, InputRef, Message, Part, Sampling
 from spark_helium.call_parts import Data, FirstOf, Joined
 from spark_helium.conf import Settings
 from spark_helium.errors import EngineStartError
@@ -17,13 +17,17 @@ from spark_helium.gpu_executor import engines
 from spark_helium.gpu_executor.arrays import FlawedColumn
 from spark_helium.gpu_executor.disk_tier import DiskTier
 from spark_helium.gpu_executor.dispatcher import IDLE_SECONDS, Dispatcher
-from spark_helium.gpu_executor.engines.base import Engine
+from spark_helium.gpu_executor.engines.answers import embedding, score
+from spark_helium.gpu_executor.engines.base import Engine, EngineKind
+from spark_helium.gpu_executor.engines.simulator import SimulatorRenderer, encode_text
 from spark_helium.gpu_executor.messages import Counters, Fatal
 from spark_helium.gpu_executor.ready_queue import RUN_OF_A_QUERY, SPARE_CALLS
 from spark_helium.gpu_executor.stream import Answers, Stream
+from tests.gpu_executor.engines.vectors import vector
 from tests.gpu_executor.scripted_engine import ScriptedEngine
 
 WAIT = 10.0
+SIMULATOR = Settings({"engine": "simulator"})
 
 
 class Inbox:
@@ -86,9 +90,10 @@ class Bench:
     def __init__(self, make: Callable[[str], Engine], cache_bytes: int = 1 << 20, disk: DiskTier | None = None) -> None:
         self.engines: dict[str, list[Any]] = {}
 
-        def create(model: str) -> Engine:
-            engine = make(model)
-            self.engines.setdefault(model, []).append(engine)
+        def create(model: str, kind: EngineKind) -> Engine:
+            other = kind is not EngineKind.GENERATE
+            engine = engines.create(model, SIMULATOR, kind) if other else make(model)
+            self.engines.setdefault(f"{model}, {kind}" if other else model, []).append(engine)
             return engine
 
         self.dispatcher = Dispatcher(create, cache_bytes, disk=disk)
@@ -820,6 +825,83 @@ class TestEngines:
         bench = benches()
         assert bench.run(graph, ["x", "y"]).texts[1] == ["<user:y>", "<user:<user:y>>"]
         assert bench.engine("n").submitted == ["user:<user:x>", "user:<user:y>"]
+
+    def test_one_model_may_need_an_engine_of_each_kind(self, benches):
+        yes = Constraint(choices=("yes", "no"))
+        one = Sampling(max_tokens=1)
+        graph = CallGraph(
+            (
+                call(0, "good? ", InputRef(0)),
+                call(1, "good? ", InputRef(0), constraint=yes, sampling=one, task=CallTask.SCORE),
+                call(2, InputRef(0), sampling=one, task=CallTask.EMBED),
+                call(3, InputRef(0), sampling=one, task=CallTask.COUNT_TOKENS),
+            ),
+            1,
+        )
+        bench = benches(lambda m: engines.create(m, SIMULATOR))
+        inbox = bench.run(graph, ["a dog", None, "a dog", "", "a cat"])
+        (tokens,) = SimulatorRenderer().render([[("user", (("good? a dog", True),))]])
+        text, scored, embedded, count = inbox.texts[0]
+        assert (scored, vector(embedded), count) == (score(tokens), embedding(encode_text("a dog")), "2")
+        assert text not in (None, scored)
+        assert inbox.texts[1] == [None] * 4
+        assert inbox.texts[2] == inbox.texts[0]
+        assert inbox.texts[3][2:] == [None, "0"]
+        assert "an empty text has no embedding" in inbox.reasons[3, 2]
+        assert {name: len(made) for name, made in bench.engines.items()} == {"m": 1, "m, embed": 1, "m, tokenize": 1}
+        assert {e.kind for e in bench.dispatcher.status().engines} == {"generate", "embed", "tokenize"}
+        # Of four texts three are different; counting is no call.
+        assert (inbox.counters.calls_requested, inbox.counters.calls_sent) == (12, 8)
+        assert inbox.counters.calls_failed == 1
+
+    def test_counting_asks_no_model_and_leaves_no_trace(self, benches):
+        graph = CallGraph((call(0, InputRef(0), task=CallTask.COUNT_TOKENS),), 1)
+        bench = benches()
+        inbox = bench.run(graph, FlawedColumn(["one", "five5five5", "?", None], {2: "no text"}))
+        assert inbox.texts == {0: ["1"], 1: ["3"], 2: [None], 3: [None]}
+        assert inbox.reasons == {(2, 0): "no text"}
+        assert inbox.counters == Counters(calls_failed=1)
+        assert list(bench.engines) == ["m, tokenize"]
+        assert len(bench.dispatcher.cache.memory) == 0
+        assert bench.run(graph, ["again"] * 3000).texts[2999] == ["2"], "no queue makes it wait"
+
+    def test_equal_prompts_of_different_tasks_share_no_entry_of_the_cache(self, benches):
+        yes = Constraint(choices=("yes", "no"))
+        one = Sampling(max_tokens=3)
+        completed = CallGraph((call(0, InputRef(0), constraint=yes, sampling=one),), 1)
+        scored = CallGraph((call(0, InputRef(0), constraint=yes, sampling=one, task=CallTask.SCORE),), 1)
+        bench = benches(lambda m: engines.create(m, SIMULATOR))
+        first = bench.run(completed, ["x"])
+        second = bench.run(scored, ["x"])
+        assert first.texts[0][0] in ("yes", "no")
+        assert 0 <= float(second.texts[0][0]) <= 1
+        assert second.counters.answers_from_cache == 0
+        again = bench.run(scored, ["x"])
+        assert (again.texts, again.counters.answers_from_cache) == (second.texts, 1)
+
+    def test_a_tokenizer_that_does_not_load_ends_its_streams_alone(self, benches, monkeypatch):
+        monkeypatch.setattr(engines, "create", lambda *_: (_ for _ in ()).throw(EngineStartError("no tokenizer here")))
+        bench = benches()
+        stream, inbox = bench.open(CallGraph((call(0, InputRef(0), task=CallTask.COUNT_TOKENS),), 1))
+        bench.dispatcher.feed(stream, [["x"]], 1)
+        assert inbox.wait_fatal() == Fatal("no tokenizer here", "m")
+        assert bench.run(ONE, ["y"]).texts == {0: ["<user:ask y>"]}
+
+    def test_an_engine_that_dies_while_it_counts_is_started_again(self, benches):
+        graph = CallGraph((call(0, InputRef(0), task=CallTask.COUNT_TOKENS),), 1)
+        bench = benches()
+        bench.run(graph, ["x"])
+        bench.engine("m, tokenize").close()
+        stream, inbox = bench.open(graph)
+        bench.dispatcher.feed(stream, [["x"]], 1)
+        assert "the tokenizer is closed" in inbox.wait_fatal().reason
+        assert bench.run(graph, ["x"]).texts == {0: ["1"]}
+
+    def test_many_embeddings_of_one_row_wait_in_the_queue(self, benches):
+        graph = CallGraph(tuple(call(k, InputRef(k), task=CallTask.EMBED) for k in range(2)), 2)
+        columns = [[f"{name} {i}" for i in range(600)] for name in "ab"]
+        inbox = benches().run(graph, *columns)
+        assert vector(inbox.texts[599][1]) == embedding(encode_text("b 599"))
 
     def test_failed_start_reaches_all_and_is_not_repeated_within_the_query(self, benches):
         attempts = []

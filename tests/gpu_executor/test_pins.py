@@ -147,7 +147,7 @@ class Query:
         prompts = self.stream.templates[0].render(self.engine.renderer, [list(texts)], [], range(len(texts)))
         assert all(isinstance(prompt, bytes) for prompt in prompts)
         requests = [EngineRequest(i, p, Sampling(4)) for i, p in enumerate(prompts) if isinstance(p, bytes)]
-        self.keeper.before_submit(self.stream, 0, len(requests))
+        self.keeper.before_submit(self.stream, self.stream.graph.calls[0], len(requests))
         self.engine.submit(requests)
         found = {}
         while len(found) < len(requests):

@@ -481,6 +481,33 @@ LOCATION = {
     ),
 }
 
+FIELDS = {
+    "fields-by-sample": Golden(
+        "The fields of a record in the order in which the rows at hand share most; a template keeps its own.",
+        """
+        SELECT llm('Sum up {fields}', fields => struct(body, title, stars, product)) AS a,
+               llm('Sum up {0} {1}', body, product) AS b
+        FROM reviews
+        """,
+    ),
+    "fields-by-value": Golden(
+        "Rows whose values repeat in different fields: the order depends on the values.",
+        """
+        SELECT llm('Which? {fields}', fields => struct(body, other)) AS a
+        FROM (SELECT body, CASE WHEN stars = 1 THEN 'as said before by many' ELSE body || '!' END AS other FROM reviews
+              UNION ALL
+              SELECT 'the body of those without one', concat(title, body) FROM reviews WHERE title IS NOT NULL)
+        """,
+    ),
+    "fields-declined": Golden(
+        "Neither a sample nor statistics: the fields of a record stay as written.",
+        """
+        SELECT llm('Sum up {fields}', fields => struct(body, product)) AS a
+        FROM reviews WHERE rand(1) < 0.5
+        """,
+    ),
+}
+
 OPERATORS = {
     "aggregate-by-answer": Golden(
         "Answers as grouping keys and inside aggregate functions come from one node below.",
@@ -495,6 +522,30 @@ OPERATORS = {
         """
         SELECT product, llm('Sum up {0}', array_join(collect_list(body), '; ')) AS summary
         FROM reviews GROUP BY product HAVING count(*) > 4
+        """,
+    ),
+    "ai-agg": Golden(
+        "Texts of a group in the order of the rows, one call per group above the aggregate; HAVING is below it.",
+        """
+        SELECT product, count(*) AS n, ai_agg(body, 'Sum up.') AS summary
+        FROM reviews GROUP BY product HAVING count(*) > 4
+        """,
+    ),
+    "ai-agg-over-answer": Golden(
+        "Calls among the texts run below the aggregate, equal aggregates once, and one in a branch where it is taken.",
+        """
+        SELECT product, ai_agg(llm('Name it: {0}', body), 'Sum up.') AS first,
+               CASE WHEN max(stars) > 3 THEN ai_agg(llm('Name it: {0}', body), 'Sum up.') END AS second,
+               CASE WHEN min(stars) < 2 THEN ai_summarize_agg(title) END AS third
+        FROM reviews GROUP BY product
+        """,
+    ),
+    "llm-fold": Golden(
+        "A fold is a call like another; one over answers is not glue, and Spark puts the array together.",
+        """
+        SELECT llm('Shorten: {0}', llm_fold(array(title, body), 'Sum up: {0}', '{0} And: {1}')) AS shorter,
+               llm_fold(array(llm('Name it: {0}', body), body), 'Sum up: {0}', '{0} And: {1}') AS named
+        FROM reviews
         """,
     ),
     "having-over-answer": Golden(
@@ -564,6 +615,39 @@ OPERATORS = {
     ),
 }
 
+LIBRARY = {
+    "library-filters-and-labels": Golden(
+        "Functions of the library are calls like any other: filters are ordered, a label read twice is one call.",
+        """
+        SELECT id, ai_classify(body, array('praise', 'blame')) AS label FROM reviews
+        WHERE stars < 3 AND ai_filter('Is this about the delivery? {0}', body) AND ai_filter(body, 'it is rude')
+          AND ai_classify(body, array('praise', 'blame')) = 'blame'
+        """,
+    ),
+    "library-one-question-three-names": Golden(
+        "What is put together with || is a template; the function's name does not tell calls apart.",
+        """
+        SELECT id, llm('Sum up {0}', body) AS a, ai_gen('Sum up ' || body) AS b,
+               ai_query('smollm2-135m', prompt('Sum up {0}', body)) AS c
+        FROM reviews
+        """,
+    ),
+    "library-semantic-join": Golden(
+        "A filter over both sides of a join: the cheap condition blocks first.",
+        """
+        SELECT r.id, p.name FROM reviews r
+        JOIN products p ON r.product = p.id AND ai_filter('Does {0} praise {1}?', r.body, p.name)
+        """,
+    ),
+    "library-guarded-extract": Golden(
+        "A field of an extraction in a branch: the call runs for the rows of the branch.",
+        """
+        SELECT id, CASE WHEN stars < 3 THEN ai_extract(body, 'problem STRING, since DATE').problem END AS problem
+        FROM reviews
+        """,
+    ),
+}
+
 GOLDEN: dict[str, Golden] = {
     **MERGING,
     **PRUNING,
@@ -574,5 +658,7 @@ GOLDEN: dict[str, Golden] = {
     **FILTERS,
     **SHARING,
     **LOCATION,
+    **FIELDS,
     **OPERATORS,
+    **LIBRARY,
 }

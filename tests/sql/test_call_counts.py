@@ -16,6 +16,8 @@ from spark_helium.functions import llm
 
 ROWS = 1000
 YES = "choices => array('yes', 'no')"
+SCORE = "ai_score('good? {0}', p)"
+NEAR = "ai_similarity(concat('good? ', p), 'good? a p')"
 CALL = f"llm('good? {{0}}', p, {YES})"
 
 # shape -> (query, calls requested at most, calls sent exactly)
@@ -70,6 +72,20 @@ SHAPES: dict[str, tuple[str, int, int]] = {
             ) WHERE r = 1""", 3, 3,
     ),
     "CASE in ORDER BY": (f"SELECT id FROM t ORDER BY CASE WHEN id < 7 THEN {CALL} END, id", 14, 7),
+    "top k by a score": (f"SELECT id FROM t ORDER BY {SCORE} DESC, id LIMIT 3", 1000, 10),
+    "ORDER BY a score": (f"SELECT id, {SCORE} AS s FROM t ORDER BY s DESC, id", 2000, 10),
+    "score in a filter, then in the order": (
+        f"SELECT id, {SCORE} AS s FROM t WHERE {SCORE} > 0.5 AND id < 5 ORDER BY {SCORE} DESC LIMIT 2", 5, 5,
+    ),
+    "a score and the completion of its prompt": (
+        f"SELECT {SCORE}, llm('Answer with yes or no.\n\ngood? {{0}}', p, {YES}) FROM t", 2000, 20,
+    ),
+    "similarity to a constant, and the vector": (
+        f"SELECT {NEAR}, ai_embed(concat('good? ', p)) FROM t ORDER BY {NEAR} DESC LIMIT 3", 5000, 11,
+    ),
+    "similarity of NULL": ("SELECT ai_similarity('good? b', if(id < 0, p, NULL)) FROM t", 0, 0),
+    "vectors behind a guard": ("SELECT CASE WHEN id < 7 THEN ai_embed(concat('good? c', p)) END FROM t", 7, 7),
+    "tokens": ("SELECT sum(ai_count_tokens(p)) FROM t", 0, 0),
     "top k by another column": (f"SELECT id, {CALL} AS a FROM t ORDER BY n DESC LIMIT 3", 3, 3),
 }  # fmt: skip
 

@@ -37,6 +37,23 @@ def test_estimates_beside_actuals(spark: SparkSession) -> None:
     assert "actual:          70 calls, 7 sent to the engine" in str(report)
 
 
+def test_prompt_templates_once_per_function_and_model(spark: SparkSession) -> None:
+    df = spark.sql(
+        f"""SELECT llm('r {{{{{{0}}}}}} {{0}}', id, {YES}) AS a, llm('r {{{{{{0}}}}}} {{0}}', id + 1, {YES}) AS b,
+                   llm('r', model => 'org/other') AS c, llm('r {{}}', id, system => 'Be brief.') AS d FROM range(3)"""
+    )
+    report = spark_helium.explain(df)
+    assert {(t.function, t.model, t.template) for t in report.templates} == {
+        ("llm", "smollm2-135m", "r {{{0}}} {0}"),
+        ("llm", "org/other", "r"),
+        ("llm", "smollm2-135m", "system: Be brief.\nuser: r {0}"),
+    }
+    assert len(report.templates) == 3
+    assert "== Prompt templates ==" in str(report)
+    assert "llm on org/other:\n    r\n" in str(report)
+    assert "prompt template" in report._repr_html_()
+
+
 def test_in_a_notebook(spark: SparkSession) -> None:
     page = spark_helium.explain(spark.sql("SELECT llm('<b>{0}', id) AS a FROM range(3)"))._repr_html_()
     assert "&lt;b&gt;" in page

@@ -137,3 +137,15 @@ def test_what_cannot_be_rendered_has_no_tokens_that_are_known() -> None:
     for operator in (one, other):
         assert [s.per_row for s in operator.template.symbols if isinstance(s, Placeholder)] == [False, True]
     assert one.template.symbols[0] != other.template.symbols[0]
+
+
+def test_what_runs_elsewhere_costs_nothing_here() -> None:
+    calls = (user(0, "first ", InputRef(0)), user(1, "second ", CallRef(0)))
+    beginnings = [None, beginning(calls[1], RENDERER)]
+    elsewhere, here = graph_operators.operators_of(graph(*calls), "q", beginnings)
+    assert (elsewhere.template.symbols, elsewhere.output_tokens) == ((), 0.0)
+    assert here.template.symbols == operators_of(graph(*calls))[1].template.symbols
+    assert here.reads == (0,)
+    tree = TemplatedRadixTree(16)
+    tree.add("q", [elsewhere, here])
+    tree.check_integrity()

@@ -185,3 +185,11 @@ def test_the_order_is_not_behind_the_longest_shared_prefix_on_the_sample_that_de
         lspf = orders.dispatch(workload, lambda worker, call, shared: (-shared, 0))
         assert makespan * ranking.CLEARLY <= workload.simulate(workload.order(lspf)).makespan
         assert workload.simulate(workload.order(orders.operator_wise(workload))).makespan >= makespan
+
+
+def test_operators_that_generate_nothing_need_no_order() -> None:
+    tree = tree_of(op(20, q(), output=0), op(30, q(), output=0))
+    planned = Ranking(tree, WORKERS)
+    assert not planned.revise()
+    assert planned.order.ranks == {}
+    assert not planned.is_stale

@@ -6,6 +6,8 @@ from decimal import Decimal
 
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pyspark.sql import types as t
 
 from spark_helium.udf.typed import AnswerType, converter
@@ -49,6 +51,7 @@ def column(type_: t.DataType, *texts: str | None, truncated: tuple[int, ...] = (
         (STRUCT, '{"name": "é", "stars": 5, "tags": [], "x": 1}', {"name": "é", "stars": 5, "tags": []}),
         (STRUCT, "{}", {"name": None, "stars": None, "tags": None}),
         (STRUCT, "null", None),
+        (STRUCT, '{"name": "a\tb"}', {"name": "a\tb", "stars": None, "tags": None}),
     ],
     ids=str,
 )
@@ -122,3 +125,35 @@ def test_type_without_a_json_form(type_):
 
 def test_long_values_are_not_repeated_in_errors():
     assert len(column(t.IntegerType(), json.dumps("x" * 10_000)).errors[0]) < 120
+
+
+FLOATS, DOUBLES = t.ArrayType(t.FloatType(), containsNull=False), t.ArrayType(t.DoubleType())
+numbers = st.one_of(
+    st.integers(-(10**400), 10**400), st.integers(-9, 9), st.floats(allow_nan=False, allow_infinity=False)
+)
+items = st.one_of(numbers, st.sampled_from([None, True, "1", [1.0]]))
+vectors = st.one_of(st.none(), st.lists(st.floats(-1, 1)), st.lists(numbers, max_size=4), st.lists(items, max_size=3))
+
+
+@given(type_=st.sampled_from([FLOATS, DOUBLES]), rows=st.lists(vectors, max_size=6), large=st.booleans())
+def test_vectors_read_at_once_are_those_read_item_by_item(type_, rows, large) -> None:
+    texts = pa.array([None if row is None else json.dumps(row) for row in rows], pa.string())
+    at_once, one_by_one = (AnswerType(type_, large=large) for _ in range(2))
+    one_by_one._vector_of = None
+    fast, slow = (answer.column(texts, lambda _: False, 9) for answer in (at_once, one_by_one))
+    fast.values.validate(full=True)
+    assert (fast.values.type, fast.errors) == (slow.values.type, slow.errors)
+    assert fast.values.to_pylist() == slow.values.to_pylist()
+
+
+def test_a_slice_of_vectors_starts_at_its_own_row() -> None:
+    texts = pa.array(["[9]", None, "[0.5,-1e-3]", "[]"]).slice(1)
+    result = AnswerType(FLOATS).column(texts, lambda _: False, 9)
+    assert result.values.to_pylist() == [None, [0.5, pytest.approx(-0.001)], []]
+
+
+@pytest.mark.parametrize("text", ["[NaN]", "[1e999]", "[3.5e38]", "[1,]", "{}", "[[1]]", "[true]", "nonsense"])
+def test_what_is_no_vector_costs_its_own_row_alone(text) -> None:
+    result = column(FLOATS, "[1]", text, "[2]")
+    assert list(result.errors) == [1]
+    assert result.values.to_pylist() == [[1.0], None, [2.0]]

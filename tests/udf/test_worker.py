@@ -19,7 +19,10 @@ from spark_helium.udf import entry
 from spark_helium.udf.spark_worker import SparkWorker, TaskGoneError
 from tests.gpu_executor.daemons import DaemonDirectory, until
 
-USAGE = "calls_requested calls_sent answers_from_cache prompt_tokens cached_prompt_tokens output_tokens calls_failed"
+USAGE = (
+    "calls_requested calls_sent answers_from_cache prompt_tokens cached_prompt_tokens output_tokens calls_failed "
+    "calls_retried"
+)
 TAIL = [
     t.StructField("usage", t.StructType([t.StructField(name, t.LongType()) for name in USAGE.split()])),
     t.StructField(
@@ -199,6 +202,21 @@ def test_answer_cut_off_before_its_json_is_complete(daemons: DaemonDirectory):
         reason = result.failures[0][1]["reason"] if fail else result.rows[0]["c0"]["errorMessage"]
         assert reason == "the answer was cut off at max_tokens = 1; raise max_tokens"
         assert result.usage["calls_failed"] == 1
+
+
+def test_json_that_stays_text_and_is_cut_off(daemons: DaemonDirectory):
+    def run(max_tokens: int, fail: bool) -> Result:
+        one = call(0, InputRef(0), constraint=Constraint(json_schema=SCHEMA), sampling=Sampling(max_tokens),
+                   fail_on_error=fail)  # fmt: skip
+        return Result(load(daemons, CallGraph((one,), 1))([texts("x", None)]))
+
+    assert run(1, True).failures[0][1]["reason"] == "the answer was cut off at max_tokens = 1; raise max_tokens"
+    reported_rows = run(1, False)
+    assert reported_rows.rows[0]["c0"]["response"] is None
+    assert "cut off at max_tokens = 1" in reported_rows.rows[0]["c0"]["errorMessage"]
+    assert reported_rows.usage["calls_failed"] == 1
+    assert reported_rows.rows[1]["c0"] is None
+    assert isinstance(json.loads(run(256, True).rows[0]["c0"]), dict)
 
 
 def test_regex_answer_that_is_cut_off_is_no_answer(daemons: DaemonDirectory):

@@ -17,6 +17,7 @@ import org.apache.spark.sql.execution.python._
 import org.apache.spark.sql.helium.{HeliumConf, HeliumErrors}
 import org.apache.spark.sql.helium.expressions.LLMCall
 import org.apache.spark.sql.helium.plans.{CallGraph, CallLines, EvalLLM, RuleNote}
+import org.apache.spark.sql.helium.statistics.QueryEstimate
 import org.apache.spark.sql.types.{StringType, StructField, StructType}
 
 /**
@@ -36,13 +37,15 @@ import org.apache.spark.sql.types.{StringType, StructField, StructType}
  *
  * @param filters conditions of the filter above, in any order; for a row that one of them drops the
  *   answers need not be there
+ * @param expected what the whole query is expected to ask, where a budget needs to know
  */
 case class EvalLLMExec(
     calls: Seq[LLMCall],
     answers: Seq[Attribute],
     child: SparkPlan,
     notes: Seq[RuleNote] = Nil,
-    filters: Seq[Expression] = Nil)
+    filters: Seq[Expression] = Nil,
+    expected: Option[QueryEstimate] = None)
   extends UnaryExecNode
   with PythonSQLMetrics {
 
@@ -97,6 +100,7 @@ case class EvalLLMExec(
   private val jobArtifactUUID = JobArtifactSet.getCurrentJobArtifactState.map(_.uuid)
 
   override protected def doExecute(): RDD[InternalRow] = {
+    QueryBudget.check(expected, sparkContext, conf)
     val graph = CallGraph.of(calls, answers, filters)
     // A graph without columns still needs one, so that the worker knows the number of rows.
     val inputs = if (graph.inputs.isEmpty) Seq(Literal.TrueLiteral) else graph.inputs
@@ -207,8 +211,11 @@ private class EvalLLMEvaluatorFactory(
       private def fail(struct: InternalRow): Unit = {
         val failure = struct.getStruct(failureIndex, 4)
         def text(i: Int): String = Option(failure.getUTF8String(i)).fold("")(_.toString)
-        throw (if (text(0) == "daemon") HeliumErrors.daemonFailed(text(3))
-        else HeliumErrors.callFailed(text(0), text(1), text(2), text(3)))
+        throw (text(0) match {
+          case "daemon" => HeliumErrors.daemonFailed(text(3))
+          case "budget" => HeliumErrors.budgetExceeded(text(3))
+          case function => HeliumErrors.callFailed(function, text(1), text(2), text(3))
+        })
       }
     }
 }

@@ -8,6 +8,7 @@ import org.apache.spark.sql.execution.{FilterExec, SparkPlan, SparkStrategy}
 import org.apache.spark.sql.execution.exchange.{REBALANCE_PARTITIONS_BY_NONE, ShuffleExchangeExec}
 import org.apache.spark.sql.helium.plans.{CallLevels, EvalLLM, LLMFilters, SharedCalls}
 import org.apache.spark.sql.helium.rules.OrderLLMFilters
+import org.apache.spark.sql.helium.statistics.QueryEstimate
 
 /**
  * `EvalLLM` to `EvalLLMExec`, which knows the filter right above, and a shared subplan to an exchange,
@@ -29,7 +30,9 @@ object EvalLLMStrategy extends SparkStrategy with SQLConfHelper {
   private def physical(node: EvalLLM, filters: Seq[Expression] = Nil): SparkPlan =
     CallLevels.divided(node) match {
       case EvalLLM(calls, answers, child, notes) =>
-        EvalLLMExec(calls, answers, planLater(child), notes, filters)
-      case divided => planLater(divided)
+        EvalLLMExec(calls, answers, planLater(child), notes, filters, node.getTagValue(QueryEstimate.tag))
+      case divided =>
+        divided.foreach { case level: EvalLLM => level.copyTagsFrom(node); case _ => }
+        planLater(divided)
     }
 }

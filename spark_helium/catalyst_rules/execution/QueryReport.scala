@@ -8,7 +8,7 @@ import org.apache.spark.sql.classic.SparkSession
 import org.apache.spark.sql.execution.{QueryExecution, SQLExecution}
 import org.apache.spark.sql.execution.adaptive.AdaptiveSparkPlanHelper
 import org.apache.spark.sql.helium.{HeliumErrors, RuleTrace}
-import org.apache.spark.sql.helium.expressions.OptionReader
+import org.apache.spark.sql.helium.expressions._
 import org.apache.spark.sql.helium.plans.{CallLines, EvalLLM, RuleNote}
 import org.apache.spark.sql.helium.statistics.CallEstimates
 import org.apache.spark.sql.internal.SQLConf
@@ -45,10 +45,25 @@ object QueryReport extends AdaptiveSparkPlanHelper {
       "before" -> JString(before.treeString),
       "after" -> JString(after.treeString),
       "did" -> JArray(did.toList.map(note)),
+      "templates" -> JArray(templates(nodes).toList),
       "nodes" -> JArray(nodes.toList.map(n => JObject(
         "calls" -> JArray(describe(n).toList),
         "declined" -> JArray(n.notes.filterNot(_.applied).toList.map(note)),
         "actual" -> actualOf(n, actual)))))
+  }
+
+  /** The prompts of all calls, each once per function and model, in the order of the plan. */
+  private def templates(nodes: Seq[EvalLLM]): Seq[JValue] =
+    nodes.flatMap(_.calls).map(c => (c.function, c.options.model, templateOf(c.prompt))).distinct.map {
+      case (function, model, template) => JObject("function" -> JString(function),
+        "model" -> JString(model), "template" -> JString(template))
+    }
+
+  private def templateOf(prompt: PromptSpec): String = prompt match {
+    case Messages(Seq(MessageTemplate("user", content))) => content.sql
+    case Messages(messages) => messages.map(m => s"${m.role}: ${m.content.sql}").mkString("\n")
+    case ConversationColumn(_) => "(a conversation that is a column)"
+    case unrolled: Unrolled => unrolled.shown.mkString("\n")
   }
 
   private def note(n: RuleNote): JValue =

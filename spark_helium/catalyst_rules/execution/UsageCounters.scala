@@ -51,7 +51,8 @@ object UsageCounters {
     "prompt_tokens" -> "prompt tokens",
     "cached_prompt_tokens" -> "prompt tokens found in the KV cache",
     "output_tokens" -> "output tokens",
-    "calls_failed" -> "calls that failed")
+    "calls_failed" -> "calls that failed",
+    "calls_retried" -> "attempts that failed and were made again")
 
   val names: Seq[String] = descriptions.map(_._1)
 

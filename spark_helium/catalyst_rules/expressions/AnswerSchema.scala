@@ -17,9 +17,12 @@ object AnswerSchema {
 
   case class Unsupported(reason: String) extends Exception(reason)
 
-  /** @throws Unsupported with a reason for the user */
-  def parse(text: String): AnswerSchema = {
-    val schema = read(text)
+  /**
+   * @param nulls whether a field of a DDL string that may be NULL may be null in the answer, too
+   * @throws Unsupported with a reason for the user
+   */
+  def parse(text: String, nulls: Boolean = false): AnswerSchema = {
+    val schema = read(text, nulls)
     if (schema.dataType == StringType) {
       throw Unsupported("the answer would be a text in the quotes of JSON; leave the option out, or " +
         "say choices or regex")
@@ -27,15 +30,18 @@ object AnswerSchema {
     schema
   }
 
-  private def read(text: String): AnswerSchema = {
+  /** @throws Unsupported with a reason for the user */
+  def of(dataType: DataType, nulls: Boolean = false): AnswerSchema =
+    AnswerSchema(dataType, JsonMethods.compact(toJsonSchema(dataType, "the answer", nulls)))
+
+  private def read(text: String, nulls: Boolean): AnswerSchema = {
     if (text.trim.startsWith("{")) {
       val schema = try JsonMethods.parse(text) catch {
         case NonFatal(e) =>
           throw Unsupported(s"it is not JSON (${firstLine(e)})")
       }
       if (isSparkType(schema)) {
-        val dataType = DataType.fromJson(text)
-        AnswerSchema(dataType, JsonMethods.compact(toJsonSchema(dataType, "the answer")))
+        of(DataType.fromJson(text), nulls)
       } else {
         AnswerSchema(new JsonSchemaReader(schema).read(), JsonMethods.compact(schema))
       }
@@ -43,7 +49,7 @@ object AnswerSchema {
       val dataType = try DataType.fromDDL(text) catch {
         case NonFatal(e) => throw Unsupported(s"it is not a DDL string (${firstLine(e)})")
       }
-      AnswerSchema(dataType, JsonMethods.compact(toJsonSchema(dataType, "the answer")))
+      of(dataType, nulls)
     }
   }
 
@@ -59,7 +65,8 @@ object AnswerSchema {
     Option(e.getMessage).getOrElse(e.toString).linesIterator.find(_.trim.nonEmpty)
       .getOrElse("").trim.take(160)
 
-  private def toJsonSchema(dataType: DataType, place: String): JObject = dataType match {
+  private def toJsonSchema(
+      dataType: DataType, place: String, nulls: Boolean): JObject = dataType match {
     case StringType => typed("string")
     case BooleanType => typed("boolean")
     case ByteType => integer(Byte.MinValue, Byte.MaxValue)
@@ -74,13 +81,14 @@ object AnswerSchema {
       typed("string", "pattern" -> JString(
         "^[12][0-9]{3}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])T([01][0-9]|2[0-3])(:[0-5][0-9]){2}$"))
     case ArrayType(element, _) =>
-      typed("array", "items" -> toJsonSchema(element, s"the items of $place"))
+      typed("array", "items" -> toJsonSchema(element, s"the items of $place", nulls))
     case MapType(StringType, value, _) =>
-      typed("object", "additionalProperties" -> toJsonSchema(value, s"the values of $place"))
+      typed("object", "additionalProperties" -> toJsonSchema(value, s"the values of $place", nulls))
     case struct: StructType =>
       if (struct.isEmpty) throw Unsupported(s"$place has no fields")
       val properties = struct.fields.toList.map { f =>
-        val schema = toJsonSchema(f.dataType, s"field ${f.name}")
+        val value = toJsonSchema(f.dataType, s"field ${f.name}", nulls)
+        val schema = if (nulls && f.nullable) JObject("anyOf" -> JArray(List(value, typed("null")))) else value
         f.name -> f.getComment().fold(schema)(c => schema ~~ ("description" -> JString(c)))
       }
       typed("object",

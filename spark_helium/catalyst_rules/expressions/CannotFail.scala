@@ -17,7 +17,8 @@ object CannotFail {
         _: IsNull | _: IsNotNull | _: In | _: InSet | _: Coalesce | _: If | _: CaseWhen |
         _: Concat | _: ConcatWs | _: GetStructField | _: CreateArray | _: CreateNamedStruct |
         _: Upper | _: Lower | _: Length | _: StringTrim | _: StringTrimLeft | _: StringTrimRight |
-        _: Substring | _: StartsWith | _: EndsWith | _: Contains | _: Size => true
+        _: Substring | _: StartsWith | _: EndsWith | _: Contains | _: Size | _: JsonRecord |
+        _: SortArray | _: ArrayDistinct | _: GetArrayStructFields => true
     case Cast(child, _: StringType, _, _) => child.dataType.isInstanceOf[AtomicType]
     case Cast(child, to, _, _) => Cast.canUpCast(child.dataType, to)
     case Remainder(_, Literal(n: Number, _), _) => n.doubleValue() != 0

@@ -25,11 +25,83 @@ case class ConversationColumn(slot: Int) extends PromptSpec {
   override def mapSlots(f: Int => Int): PromptSpec = ConversationColumn(f(slot))
 }
 
+/**
+ * Calls over the elements of an array, which the node daemon unrolls (`gpu_executor/composite.py`).
+ * Nothing of them but their number differs from other calls, for the optimizer.
+ *
+ * @param program how
+ * @param first messages of the first call; their slot [[Unrolled.atHand]] stands for the elements at hand
+ * @param further messages of all later calls; there [[Unrolled.soFar]] stands for the answer so far
+ * @param slot the array among the call's arguments
+ * @param shown what of the messages the user wrote, for EXPLAIN and names of columns
+ */
+case class Unrolled(
+    program: Program,
+    first: Seq[MessageTemplate],
+    further: Seq[MessageTemplate],
+    slot: Int,
+    shown: Seq[String]) extends PromptSpec {
+  override def slots: Seq[Int] = Seq(slot)
+  override def mapSlots(f: Int => Int): PromptSpec = copy(slot = f(slot))
+}
+
+object Unrolled {
+  val atHand = 0
+  val soFar = 1
+}
+
+sealed trait Program
+
+/**
+ * A tree: elements in prompts of at most `budget` tokens, then their answers, until one is left.
+ *
+ * @param budget 0 leaves it to the daemon, which knows the model's context
+ */
+case class Reduce(budget: Int) extends Program
+
+/** A chain: each element with the answer so far. */
+case object Fold extends Program
+
 /** What guided decoding allows as the answer. */
 sealed trait AnswerConstraint
 case class Choices(values: Seq[String]) extends AnswerConstraint
 case class JsonSchema(schema: String) extends AnswerConstraint
 case class AnswerRegex(pattern: String) extends AnswerConstraint
+
+/** What a call asks for. */
+sealed trait CallTask {
+
+  /** As in `CallTask` of `spark_helium/call_graph.py`. */
+  def name: String
+
+  /** Whether tokens of an answer are generated. */
+  def completes: Boolean = false
+
+  /** Whether a model is asked; where not, a call costs the row's way to the daemon and no more. */
+  def usesModel: Boolean = true
+}
+
+case object Completion extends CallTask {
+  override def name: String = "generate"
+  override def completes: Boolean = true
+}
+
+/** How probable the first choice is at the beginning of the answer, beside the second: 0 to 1. */
+case class Score(first: String, second: String) extends CallTask {
+  override def name: String = "score"
+  def choices: Seq[String] = Seq(first, second)
+}
+
+/** The vector of the prompt's text, which no chat template surrounds. */
+case object Embedding extends CallTask {
+  override def name: String = "embed"
+}
+
+/** How many tokens the prompt's text has. */
+case object TokenCount extends CallTask {
+  override def name: String = "count_tokens"
+  override def usesModel: Boolean = false
+}
 
 /** How the answer is generated. `temperature` 0 is greedy decoding. */
 case class SamplingOptions(
@@ -44,7 +116,8 @@ case class LLMOptions(
     model: String,
     sampling: SamplingOptions,
     constraint: Option[AnswerConstraint] = None,
-    failOnError: Boolean = true)
+    failOnError: Boolean = true,
+    task: CallTask = Completion)
 
 /**
  * A call of a language model, as the optimizer sees it.
@@ -94,9 +167,9 @@ case class LLMCall(
 
   override def prettyName: String = function
 
-  // How, and how often, the text asks for it does not make it another call.
-  override lazy val canonicalized: Expression =
-    withCanonicalizedChildren.asInstanceOf[LLMCall].copy(multiplicity = 1, written = Set.empty)
+  // How, how often and by which name the text asks for it does not make it another call.
+  override lazy val canonicalized: Expression = withCanonicalizedChildren.asInstanceOf[LLMCall]
+    .copy(function = "", multiplicity = 1, written = Set.empty)
 
   // These two name columns, so they must not change with the session's defaults.
   override def toString: String = render(arguments.map(_.toString), writtenOptions)
@@ -106,11 +179,15 @@ case class LLMCall(
   /** The call with all its options, for EXPLAIN. */
   def describe: String = render(arguments.map(_.toString), LLMCall.describe(options))
 
+  /** The call with other arguments. */
+  def over(others: Seq[Expression]): LLMCall = copy(arguments = others)
+
   private def writtenOptions: Seq[(String, String)] =
     LLMCall.describe(options).filter { case (name, _) => written(name) }
 
   private def render(args: Seq[String], shown: Seq[(String, String)]): String = {
     val (template, values) = prompt match {
+      case Messages(Seq(MessageTemplate(_, PromptTemplate(Seq(Slot(0)))))) if !options.task.completes => (Nil, args)
       case Messages(messages) if messages.count(_.role != "system") == 1 &&
           messages.forall(m => m.role == "system" || m.role == "user") =>
         val user = messages.find(_.role == "user").map(m => quoted(m.content.sql))
@@ -120,6 +197,7 @@ case class LLMCall(
         val earlier = if (messages.size > 1) s"${messages.size - 1} messages, " else ""
         (Seq(s"[$earlier${last.role}: ${quoted(last.content.sql)}]"), args)
       case ConversationColumn(_) => (Nil, args)
+      case u: Unrolled => (Nil, args ++ u.shown.map(quoted))
     }
     val system = prompt match {
       case Messages(messages) =>
@@ -161,7 +239,6 @@ object LLMCall {
             case Prompt(inner, innerArgs) => open(inner, innerArgs)
             case argument => Seq(Slot(slotOf(argument)))
           }
-          case Fields(items) => Seq(Fields(items.map { case (name, i) => name -> slotOf(args(i)) }))
           case part => Seq(part)
         }
       val opened = messages.map { m =>
@@ -185,12 +262,17 @@ object LLMCall {
 
   private def describe(options: LLMOptions): Seq[(String, String)] = {
     val s = options.sampling
-    val constraint = options.constraint.map {
+    val choices = options.task match {
+      case score: Score => Some(Choices(score.choices))
+      case _ => options.constraint
+    }
+    val constraint = choices.map {
       case Choices(values) => "choices" -> array(values)
       case JsonSchema(_) => "response_schema" -> "'...'"
       case AnswerRegex(pattern) => "regex" -> s"'$pattern'"
     }
-    Seq("model" -> s"'${options.model}'", "max_tokens" -> s.maxTokens.toString) ++
+    Seq("model" -> s"'${options.model}'") ++
+      Option.when(options.task.completes)("max_tokens" -> s.maxTokens.toString) ++
       Option.when(s.temperature != 0.0)("temperature" -> s.temperature.toString) ++
       Option.when(s.topP != 1.0)("top_p" -> s.topP.toString) ++
       s.seed.map(v => "seed" -> v.toString) ++

@@ -5,7 +5,7 @@ import scala.util.Try
 
 import org.apache.spark.sql.catalyst.expressions._
 import org.apache.spark.sql.catalyst.util.toPrettySQL
-import org.apache.spark.sql.helium.{HeliumConf, HeliumErrors}
+import org.apache.spark.sql.helium.{DeclaredModels, HeliumConf, HeliumErrors}
 import org.apache.spark.sql.helium.execution.UsageCounters
 import org.apache.spark.sql.internal.SQLConf
 import org.apache.spark.sql.types._
@@ -45,12 +45,42 @@ object LLMCallBuilder {
       case None => promptOf(function, positional, slotArgs, system)
     }
     val (callOptions, answerType) = optionsOf(function, reader)
-    val written = optionArgs.map { case (name, _) =>
-      options.find(o => OptionReader.normalize(o) == OptionReader.normalize(name)).get
-    }
     LLMCall.normalized(
-      LLMCall(function, spec, arguments, callOptions, answerType, written = written.toSet))
+      LLMCall(function, spec, arguments, callOptions, answerType, written = written(optionArgs)))
   }
+
+  /**
+   * A call for a function whose prompt and answer are its own.
+   *
+   * @param arguments what the slots of `messages` stand for
+   * @param optionArgs the options that the user gave, by name
+   * @param maxTokens default of the option max_tokens; else `spark.helium.maxTokens`
+   * @param answer what the answer may be, and its SQL type; else a text
+   */
+  private[expressions] def call(
+      function: String,
+      prompt: PromptSpec,
+      arguments: Seq[Expression],
+      optionArgs: Seq[(String, Expression)],
+      maxTokens: Option[Int] = None,
+      answer: Option[(AnswerConstraint, DataType)] = None): LLMCall = {
+    UsageCounters.identify(SQLConf.get)
+    val reader = new OptionReader(function, optionArgs)
+    val spec = (reader.string("system"), prompt) match {
+      case (Some(system), Messages(messages)) if !messages.exists(_.role == "system") =>
+        Messages(MessageTemplate("system", PromptTemplate.literal(system)) +: messages)
+      case (Some(_), _) => throw HeliumErrors.conflictingOptions(
+        function, Seq("the option system", "a conversation that is a column or has a system message"))
+      case (None, _) => prompt
+    }
+    val (callOptions, answerType) = optionsOf(function, reader, maxTokens, answer)
+    LLMCall.normalized(
+      LLMCall(function, spec, arguments, callOptions, answerType, written = written(optionArgs)))
+  }
+
+  private def written(optionArgs: Seq[(String, Expression)]): Set[String] = optionArgs.map { case (name, _) =>
+    options.find(o => OptionReader.normalize(o) == OptionReader.normalize(name)).get
+  }.toSet
 
   /** `prompt(template, args...)`. */
   def prompt(expressions: Seq[Expression]): Expression = {
@@ -63,7 +93,7 @@ object LLMCallBuilder {
     Prompt(template, arguments)
   }
 
-  private def split(
+  private[expressions] def split(
       function: String,
       expressions: Seq[Expression]): (Seq[Expression], Seq[(String, Expression)]) = {
     val positional = expressions.filterNot(_.isInstanceOf[NamedArgumentExpression])
@@ -75,42 +105,34 @@ object LLMCallBuilder {
   }
 
   /**
-   * A prompt with a record of fields: where its template says `{fields}`, else in lines at its end. A
-   * field that is NULL is written as null; its name is the column's.
+   * A prompt with a record of fields: where its template says `{fields}`, else in a line at its end. A
+   * field's name is the column's.
    */
   private def withFields(
       function: String,
       positional: Seq[Expression],
       slotArgs: Seq[(String, Expression)],
       system: Option[String],
-      record: Expression): (PromptSpec, Seq[Expression]) = {
-    val items = fieldsOf(function, record)
-    val mark = Literal(UTF8String.fromString(fields), StringType)
+      struct: Expression): (PromptSpec, Seq[Expression]) = {
+    val record = recordOf(function, struct)
     val isAsked = OptionReader.constant(positional.head).collect { case t: UTF8String =>
       Try(PromptTemplate.parse(t.toString)).toOption.exists(_.names.contains(fields))
     }.contains(true)
-    val placed = if (isAsked) slotArgs :+ (fields -> mark) else slotArgs
+    val placed = if (isAsked) slotArgs :+ (fields -> record) else slotArgs
     promptOf(function, positional, placed, system) match {
+      case (spec: Messages, arguments) if isAsked => (spec, arguments)
       case (Messages(messages), arguments) =>
-        val group = Fields(items.zipWithIndex.map { case ((name, _), i) => name -> (arguments.size + i) })
-        val at = if (isAsked) arguments.indexWhere(_ eq mark) else -1
-        val filled = messages.zipWithIndex.map { case (m, i) =>
-          val parts = m.content.parts.map {
-            case Slot(`at`) => group
-            case part => part
-          }
-          val appended = at < 0 && i == messages.size - 1
-          m.copy(content = PromptTemplate(if (appended) parts :+ Text("\n") :+ group else parts))
-        }
-        (Messages(filled), arguments ++ items.map(_._2))
+        val last = messages.last
+        val appended = last.content.parts ++ Seq(Text("\n"), Slot(arguments.size))
+        (Messages(messages.init :+ last.copy(content = PromptTemplate(appended))), arguments :+ record)
       case _ => throw HeliumErrors.conflictingOptions(
         function, Seq(s"the argument $fields", "a conversation that is a column"))
     }
   }
 
-  private def fieldsOf(function: String, record: Expression): Seq[(String, Expression)] = {
-    val named = record match {
-      case Alias(child, _) => return fieldsOf(function, child)
+  private def recordOf(function: String, struct: Expression): JsonRecord = {
+    val items = struct match {
+      case Alias(child, _) => return recordOf(function, child)
       case s: CreateNamedStruct => s.names.map(String.valueOf).zip(s.valExprs)
       case other => other.dataType match {
         case StructType(columns) => columns.toSeq.zipWithIndex.map { case (column, i) =>
@@ -120,12 +142,18 @@ object LLMCallBuilder {
           "a struct, such as struct(title, body)")
       }
     }
-    named.zipWithIndex.map { case ((name, value), i) =>
-      name -> Coalesce(Seq(text(function, value, i + 1), Literal("null")))
+    items.zipWithIndex.foreach { case ((_, value), i) =>
+      if (!JsonRecord.writes(value.dataType)) throw HeliumErrors.argumentType(function, i + 1, value)
     }
+    JsonRecord(items.map { case (name, value) => name -> unaliased(value) })
   }
 
-  private def promptOf(
+  private def unaliased(e: Expression): Expression = e match {
+    case Alias(child, _) => unaliased(child)
+    case other => other
+  }
+
+  private[expressions] def promptOf(
       function: String,
       positional: Seq[Expression],
       slotArgs: Seq[(String, Expression)],
@@ -225,7 +253,7 @@ object LLMCallBuilder {
   private def count(n: Int, what: String): String = if (n == 1) s"1 $what" else s"$n ${what}s"
 
   /** Turns an argument into a string; what has no obvious text form is the user's to decide. */
-  private def text(function: String, argument: Expression, position: Int): Expression = {
+  private[expressions] def text(function: String, argument: Expression, position: Int): Expression = {
     argument match {
       case Alias(child, _) => text(function, child, position)
       case Prompt(_, _) => argument
@@ -313,13 +341,17 @@ object LLMCallBuilder {
     }
   }
 
-  private def optionsOf(function: String, reader: OptionReader): (LLMOptions, DataType) = {
+  private def optionsOf(
+      function: String,
+      reader: OptionReader,
+      maxTokens: Option[Int] = None,
+      answer: Option[(AnswerConstraint, DataType)] = None): (LLMOptions, DataType) = {
     val conf = SQLConf.get
     val model = reader.string("model").getOrElse(HeliumConf.text(conf, "spark.helium.model"))
     checkModel(function, model)
     val sampling = SamplingOptions(
       maxTokens = reader.int("max_tokens", s"1 to ${Int.MaxValue}")(_ >= 1)
-        .getOrElse(HeliumConf.int(conf, "spark.helium.maxTokens")),
+        .orElse(maxTokens).getOrElse(HeliumConf.int(conf, "spark.helium.maxTokens")),
       temperature = reader.double("temperature", "between 0 and 2")(t => t >= 0 && t <= 2)
         .getOrElse(0.0),
       topP = reader.double("top_p", "above 0 and at most 1")(p => p > 0 && p <= 1).getOrElse(1.0),
@@ -356,17 +388,33 @@ object LLMCallBuilder {
     if (constraints.size > 1) {
       throw HeliumErrors.conflictingOptions(function, constraints.map(_._1))
     }
-    val constraint = constraints.headOption.map(_._2)
+    val constraint = constraints.headOption.map(_._2).orElse(answer)
     val failOnError = reader.boolean("failOnError").getOrElse(true)
     (LLMOptions(model, sampling, constraint.map(_._1), failOnError),
       constraint.map(_._2).getOrElse(StringType))
   }
 
+  /** A call over an array of texts, which takes the options of [[llm]] that do not shape the answer. */
+  private[expressions] def unrolled(
+      function: String,
+      prompt: Unrolled,
+      texts: Expression,
+      optionArgs: Seq[(String, Expression)]): LLMCall = {
+    UsageCounters.identify(SQLConf.get)
+    val known = options.diff(Seq("system", "choices", "response_schema", "regex"))
+    val written = optionArgs.map { case (name, _) =>
+      known.find(o => OptionReader.normalize(o) == OptionReader.normalize(name))
+        .getOrElse(throw HeliumErrors.unknownOption(function, name, known))
+    }
+    val (callOptions, answerType) = optionsOf(function, new OptionReader(function, optionArgs))
+    LLMCall(function, prompt, Seq(texts), callOptions, answerType, written = written.toSet)
+  }
+
   /** A bare word is a built-in name or a mistake; a path or a hub name has a slash in it. */
   private def checkModel(function: String, model: String): Unit = {
-    val known = HeliumConf.builtInModels
-    if (!known.contains(model) && !model.contains("/")) {
-      throw HeliumErrors.unknownModel(function, model, known)
+    val declared = DeclaredModels.names(SQLConf.get)
+    if (!HeliumConf.isModel(model, declared, HeliumConf.text(SQLConf.get, "spark.helium.engine"))) {
+      throw HeliumErrors.unknownModel(function, model, (HeliumConf.builtInModels ++ declared).distinct)
     }
   }
 }

@@ -55,6 +55,9 @@ private[expressions] class OptionReader(function: String, named: Seq[(String, Ex
       }
   }
 
+  /** Value and type of a constant of any type. */
+  def any(name: String): Option[(Any, DataType)] = value(name, "") { case pair => pair }
+
   private def integral(name: String, expected: String)(ok: BigInt => Boolean): Option[BigInt] = {
     val read = value(name, "a whole number") {
       case (n: Number, _: IntegralType) => BigInt(n.longValue())

@@ -10,7 +10,7 @@ import org.apache.spark.sql.catalyst.trees.TreePattern.{RUNTIME_REPLACEABLE, Tre
 case class Prompt(template: PromptTemplate, arguments: Seq[Expression])
   extends RuntimeReplaceable {
 
-  override lazy val replacement: Expression = Concat(template.written.collect {
+  override lazy val replacement: Expression = Concat(template.parts.map {
     case Text(value) => Literal(value)
     case Slot(i) => arguments(i)
   })

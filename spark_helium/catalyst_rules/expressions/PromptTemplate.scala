@@ -8,39 +8,20 @@ case class Text(value: String) extends PromptPart
 case class Slot(index: Int) extends PromptPart
 
 /**
- * Named fields of a record, a line each, whose order the user left open.
- *
- * @param items name and slot of each field
- */
-case class Fields(items: Seq[(String, Int)]) extends PromptPart {
-
-  def parts: Seq[PromptPart] = items.zipWithIndex.flatMap { case ((name, slot), i) =>
-    Seq(Text(if (i == 0) s"$name: " else s"\n$name: "), Slot(slot))
-  }
-}
-
-/**
  * A prompt template, parsed once at analysis. Rules and the call graph share this value; nobody
  * parses the string again.
  */
 case class PromptTemplate(parts: Seq[PromptPart]) {
 
-  def slots: Seq[Int] = written.collect { case Slot(i) => i }
+  def slots: Seq[Int] = parts.collect { case Slot(i) => i }
 
   def mapSlots(f: Int => Int): PromptTemplate = PromptTemplate(parts.map {
     case Slot(i) => Slot(f(i))
-    case Fields(items) => Fields(items.map { case (name, i) => name -> f(i) })
     case text => text
   })
 
-  /** Text and slots alone: fields in the order that they have now. */
-  def written: Seq[PromptPart] = parts.flatMap {
-    case fields: Fields => fields.parts
-    case part => Seq(part)
-  }
-
   /** The template as a user would write it, with placeholders by position. */
-  def sql: String = written.collect {
+  def sql: String = parts.map {
     case Text(value) => value.replace("{", "{{").replace("}", "}}")
     case Slot(i) => s"{$i}"
   }.mkString

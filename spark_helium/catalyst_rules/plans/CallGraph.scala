@@ -23,13 +23,13 @@ case class CallGraph(
   def toJson: JValue = JObject(
     "version" -> JInt(CallGraph.version),
     "inputs" -> JInt(inputs.size),
-    "calls" -> JArray(calls.map(_.toJson).toList),
+    "calls" -> JArray(calls.zipWithIndex.map { case (c, i) => c.toJson(i) }.toList),
     "filters" -> JArray(filters.toList))
 }
 
 object CallGraph {
 
-  val version = 3
+  val version = 4
 
   /**
    * @param arguments the parts of each argument's text, see [[Glue]]
@@ -37,11 +37,13 @@ object CallGraph {
    */
   case class Node(call: LLMCall, arguments: Seq[List[JValue]], guard: Option[JValue] = None) {
 
-    def toJson: JValue = {
+    /** @param index of the call in the graph */
+    def toJson(index: Int): JValue = {
       val prompt: List[(String, JValue)] = call.prompt match {
         case Messages(messages) => List("messages" -> JArray(messages.map(message).toList))
         case ConversationColumn(slot) =>
           List("messages" -> JArray(Nil), "conversation" -> arguments(slot).head)
+        case u: Unrolled => unrolled(u, index)
       }
       val s = call.options.sampling
       val sampling = JObject(
@@ -50,7 +52,11 @@ object CallGraph {
         "top_p" -> JDouble(s.topP),
         "seed" -> s.seed.fold[JValue](JNull)(JInt(_)),
         "stop" -> strings(s.stop))
-      val constraint = call.options.constraint.map {
+      val choices = call.options.task match {
+        case score: Score => Some(Choices(score.choices))
+        case _ => call.options.constraint
+      }
+      val constraint = choices.map {
         case Choices(values) => JObject("choices" -> strings(values))
         case JsonSchema(schema) => JObject("json_schema" -> JString(schema))
         case AnswerRegex(pattern) => JObject("regex" -> JString(pattern))
@@ -58,6 +64,7 @@ object CallGraph {
       JObject(
         List[(String, JValue)](
           "function" -> JString(call.function),
+          "task" -> JString(call.options.task.name),
           "model" -> JString(call.options.model)) ++
         prompt ++
         List[(String, JValue)](
@@ -69,12 +76,34 @@ object CallGraph {
         guard.map("guard" -> _))
     }
 
-    private def message(m: MessageTemplate): JValue = JObject(
+    private def message(m: MessageTemplate): JValue = message(m, arguments)
+
+    private def message(m: MessageTemplate, values: Int => List[JValue]): JValue = JObject(
       "role" -> JString(m.role),
-      "parts" -> JArray(m.content.written.collect {
+      "parts" -> JArray(m.content.parts.map {
         case Text(value) => List(JString(value))
-        case Slot(i) => arguments(i)
+        case Slot(i) => values(i)
       }.flatten.toList))
+
+    /** In its messages the array stands for the elements at hand, and the call itself for the answer so far. */
+    private def unrolled(u: Unrolled, index: Int): List[(String, JValue)] = {
+      val items = arguments(u.slot)
+      def messages(templates: Seq[MessageTemplate]): JValue = JArray(templates.map(message(_, {
+        case Unrolled.soFar => List(JObject("call" -> JInt(index)))
+        case _ => items
+      })).toList)
+      val (kind, budget) = u.program match {
+        case Reduce(tokens) => ("reduce", tokens)
+        case Fold => ("fold", 0)
+      }
+      List(
+        "messages" -> messages(u.first),
+        "composite" -> JObject(
+          "kind" -> JString(kind),
+          "items" -> items.head,
+          "further" -> messages(u.further),
+          "budget" -> JInt(budget)))
+    }
   }
 
   /** The graph of calls that [[CallLevels]] holds for one. */

@@ -1,9 +1,9 @@
 package org.apache.spark.sql.helium.rules
 
 import org.apache.spark.sql.catalyst.expressions._
-import org.apache.spark.sql.catalyst.plans.logical.{BinaryNode, Join, LogicalPlan}
+import org.apache.spark.sql.catalyst.plans.logical.{Aggregate, BinaryNode, Join, LogicalPlan}
 import org.apache.spark.sql.helium.HeliumErrors
-import org.apache.spark.sql.helium.expressions.{LLMCall, NamedArgument}
+import org.apache.spark.sql.helium.expressions.{AIAgg, LLMCall, NamedArgument}
 
 /**
  * Analysis check: names the places where an LLM call cannot run.
@@ -23,11 +23,21 @@ object CheckLLMCallPlacement extends (LogicalPlan => Unit) {
   }
 
   private def checkOperator(node: LogicalPlan): Unit = node match {
+    case a: Aggregate =>
+      AIAgg.firstIn(a.expressions).filter(_ => a.isStreaming).foreach { f =>
+        throw HeliumErrors.callPlacement(f.prettyName, "the aggregation of a stream",
+          "the texts of a group come in several batches, and it needs all of them")
+      }
     case join: Join => RewriteTwoSidedJoinCalls.declines(join).foreach { reason =>
       val call = LLMCall.firstIn(join.condition).get
       throw HeliumErrors.callPlacement(
         call.function, s"the condition of a ${join.joinType.sql} join", reason)
     }
+    case other if AIAgg.firstIn(other.expressions).isDefined =>
+      val place = if (other.expressions.exists(_.exists(_.isInstanceOf[WindowExpression]))) "a window"
+        else other.nodeName
+      throw HeliumErrors.callPlacement(AIAgg.firstIn(other.expressions).get.prettyName, place,
+        "it is an aggregate for GROUP BY, or for all rows")
     case other: BinaryNode =>
       LLMCall.firstIn(other.expressions).foreach { call =>
         throw HeliumErrors.callPlacement(call.function, other.nodeName,

@@ -4,7 +4,7 @@ import org.apache.spark.sql.catalyst.expressions._
 import org.apache.spark.sql.catalyst.optimizer._
 import org.apache.spark.sql.catalyst.plans.logical.{LateralJoin, LogicalPlan}
 import org.apache.spark.sql.catalyst.rules.Rule
-import org.apache.spark.sql.helium.expressions.LLMCall
+import org.apache.spark.sql.helium.expressions.{AIAgg, LLMCall}
 
 /**
  * Turns a correlated subquery that holds a call, or stands inside one, into a join at once, instead
@@ -54,5 +54,5 @@ object RewriteSubqueriesWithCalls extends Rule[LogicalPlan] {
   }
 
   private def holdsCall(plan: LogicalPlan): Boolean = plan.exists(_.expressions.exists(e =>
-    LLMCall.isIn(e) || inScalarSubquery(e)))
+    LLMCall.isIn(e) || AIAgg.isIn(e) || inScalarSubquery(e)))
 }

@@ -8,9 +8,9 @@ import org.apache.spark.sql.helium.expressions._
 import org.apache.spark.sql.helium.plans.EvalLLM
 
 /**
- * What one call of a node is expected to ask of the engine.
+ * What one call of a node is expected to ask of a model; nothing where it asks none.
  *
- * @param calls rows that reach the call
+ * @param calls rows that reach the call, times the calls that it stands for
  * @param distinct different prompts among them: what the engine answers
  * @param promptTokens of one prompt
  * @param outputTokens of one answer, at most
@@ -28,6 +28,14 @@ case class CallEstimate(
   def sharedPrefixTokens: Double = (distinct.value - 1).max(0) * prefixTokens
 }
 
+object CallEstimate {
+
+  private val nothing = Estimate(0, measured = true)
+
+  /** Of a call that asks no model. */
+  val none: CallEstimate = CallEstimate(nothing, nothing, promptTokens = 0, outputTokens = 0, prefixTokens = 0)
+}
+
 /**
  * The cost of LLM calls in tokens.
  *
@@ -39,20 +47,29 @@ class CallEstimates(val plans: PlanEstimates = new PlanEstimates) {
 
   def of(node: EvalLLM): Seq[CallEstimate] = {
     val rows = plans.rows(node.child)
-    node.calls.map { call =>
-      val reach = call.guard.fold(rows)(g => rows * plans.selectivity(g, node))
-      CallEstimate(
-        calls = reach,
-        distinct = distinctInputs(call, node).atMost(reach),
-        promptTokens = promptTokens(call, node),
-        outputTokens = plans.outputTokens(call),
-        prefixTokens = prefixTokens(call))
-    }
+    node.calls.map { call => if (call.options.task.usesModel) ofModel(call, node, rows) else CallEstimate.none }
+  }
+
+  private def ofModel(call: LLMCall, node: EvalLLM, rows: Estimate): CallEstimate = {
+    val reach = call.guard.fold(rows)(g => rows * plans.selectivity(g, node))
+    val each = unrolled(call, node).fold(1.0)(_.calls)
+    CallEstimate(
+      calls = reach * each,
+      distinct = distinctInputs(call, node).atMost(reach) * each,
+      promptTokens = promptTokens(call, node),
+      outputTokens = plans.outputTokens(call),
+      prefixTokens = prefixTokens(call, node))
   }
 
   /** Tokens of one row of a call, prompt and answer. */
   def tokens(call: LLMCall, plan: LogicalPlan): Double =
-    promptTokens(call, plan) + plans.outputTokens(call)
+    (promptTokens(call, plan) + plans.outputTokens(call)) * unrolled(call, plan).fold(1.0)(_.calls)
+
+  /** What a call over an array stands for; None for a single call. */
+  private def unrolled(call: LLMCall, plan: LogicalPlan): Option[UnrolledEstimate] = call.prompt match {
+    case prompt: Unrolled => Some(new UnrolledEstimates(plans).of(call, prompt, plan))
+    case _ => None
+  }
 
   /** Different prompts of a call: its arguments, and those of the answers that it reads. */
   def distinctInputs(call: LLMCall, node: EvalLLM): Estimate =
@@ -80,25 +97,33 @@ class CallEstimates(val plans: PlanEstimates = new PlanEstimates) {
     found.toSeq
   }
 
-  private def promptTokens(call: LLMCall, plan: LogicalPlan): Double = {
+  private def promptTokens(call: LLMCall, plan: LogicalPlan): Double =
+    unrolled(call, plan).fold(singlePromptTokens(call, plan))(_.promptTokens)
+
+  private def singlePromptTokens(call: LLMCall, plan: LogicalPlan): Double = {
     val fixed = call.prompt match {
-      case Messages(messages) => messages.flatMap(_.content.written).collect {
+      case Messages(messages) => messages.flatMap(_.content.parts).collect {
         case Text(value) => value.length.toDouble
       }.sum
-      case ConversationColumn(_) => 0.0
+      case _ => 0.0
     }
     val filled = call.prompt.slots.map(i => plans.textLength(call.arguments(i), plan)).sum
-    Tokens.of(fixed + filled) + Tokens.chatOverhead
+    call.options.task match {
+      case TokenCount => 0
+      case Embedding => Tokens.of(fixed + filled)
+      case _ => Tokens.of(fixed + filled) + Tokens.chatOverhead
+    }
   }
 
-  private def prefixTokens(call: LLMCall): Double = call.prompt match {
+  private def prefixTokens(call: LLMCall, plan: LogicalPlan): Double = call.prompt match {
     case Messages(messages) =>
-      val parts = messages.flatMap(_.content.written)
+      val parts = messages.flatMap(_.content.parts)
       Tokens.of(parts.takeWhile {
         case Text(_) => true
         case Slot(i) => call.arguments(i).isInstanceOf[Literal]
         case _ => false
       }.collect { case Text(value) => value.length.toDouble }.sum)
+    case _: Unrolled => unrolled(call, plan).fold(0.0)(_.prefixTokens)
     case ConversationColumn(_) => 0.0
   }
 }

@@ -10,7 +10,7 @@ import org.apache.spark.sql.catalyst.planning.ExtractEquiJoinKeys
 import org.apache.spark.sql.catalyst.plans._
 import org.apache.spark.sql.catalyst.plans.logical._
 import org.apache.spark.sql.execution.datasources.LogicalRelation
-import org.apache.spark.sql.helium.expressions.{Choices, ExpressionSize, LLMCall}
+import org.apache.spark.sql.helium.expressions.{Choices, ExpressionSize, JsonRecord, LLMCall}
 import org.apache.spark.sql.helium.plans.EvalLLM
 import org.apache.spark.sql.internal.SQLConf
 import org.apache.spark.sql.types._
@@ -78,7 +78,10 @@ class PlanEstimates {
 
   /** How many different values the expressions take together. */
   def distinct(expressions: Seq[Expression], plan: LogicalPlan): Estimate = {
-    val open = expressions.filterNot(_.foldable)
+    val open = expressions.flatMap {
+      case record: JsonRecord => record.values // two rows with one record have the same values
+      case other => Seq(other)
+    }.filterNot(_.foldable)
     if (open.isEmpty) {
       Estimate(1, measured = true)
     } else {
@@ -115,7 +118,8 @@ class PlanEstimates {
     case Alias(child, _) => textLength(child, plan)
     case a: Attribute =>
       if (!lengths.contains(a.exprId)) {
-        lengths(a.exprId) = callOf(a, plan).map(outputTokens(_) * Tokens.charactersPerToken)
+        lengths(a.exprId) = callOf(a, plan).filter(_.options.task.completes)
+          .map(outputTokens(_) * Tokens.charactersPerToken)
           .orElse(columnLength(a, plan)).getOrElse(typeLength(a.dataType))
       }
       lengths(a.exprId)
@@ -124,8 +128,25 @@ class PlanEstimates {
     case ConcatWs(separator +: items) =>
       items.map(textLength(_, plan)).sum + textLength(separator, plan) * (items.size - 1).max(0)
     case Coalesce(first +: _) => textLength(first, plan)
+    case r: JsonRecord => 1.0 + r.overheads.sum + r.values.map(jsonLength(_, plan)).sum
     case other => typeLength(other.dataType)
   }
+
+  /** Whether [[textLength]] needs no default; a number or a date counts as known. */
+  def knowsLength(e: Expression, plan: LogicalPlan): Boolean = e match {
+    case a: Attribute =>
+      plan.collectFirst {
+        case p @ Project(list, _) if list.exists(isAliasOf(a)) =>
+          list.find(isAliasOf(a)).get.children.forall(knowsLength(_, p.child))
+      }.getOrElse {
+        !a.dataType.isInstanceOf[StringType] || columnLength(a, plan).nonEmpty && callOf(a, plan).isEmpty
+      }
+    case other => other.children.forall(knowsLength(_, plan))
+  }
+
+  /** Mean number of characters of a value as JSON. */
+  def jsonLength(e: Expression, plan: LogicalPlan): Double =
+    textLength(e, plan) + (if (e.dataType.isInstanceOf[StringType]) 2 else 0)
 
   /** Most tokens that a call's answer is expected to have. */
   def outputTokens(call: LLMCall): Double = call.options.constraint match {
@@ -314,7 +335,7 @@ class PlanEstimates {
     case Pmod(_, Literal(n: Number, _), _) => Estimate(n.doubleValue().abs, measured = true)
     case a: Attribute => columnValues(a, plan)
     case _ if e.foldable => Estimate(1, measured = true)
-    case _ if e.children.isEmpty => Estimate(rows(plan).value, measured = false)
+    case _ if e.children.isEmpty || !e.deterministic => Estimate(rows(plan).value, measured = false)
     case other => other.children.map(boundOf(_, plan)).reduce(_ * _)
   }
 

@@ -1,25 +1,32 @@
 """What the simulator answers: a pure function of prompt tokens, sampling and constraint.
 
 Nothing else goes in, neither order, batching, cache nor settings, so a test can predict every answer with
-:func:`answer` and compare.
+:func:`answer`, :func:`score` or :func:`embedding` and compare.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from typing import NamedTuple
 
-from spark_helium.call_graph import Constraint, Sampling
+from spark_helium.call_graph import CallTask, Constraint, Sampling
 from spark_helium.gpu_executor.engines.base import TOKEN_BYTES, Tokens
 from spark_helium.gpu_executor.engines.draw import WORDS, Draw
+from spark_helium.gpu_executor.engines.json_answers import embedding_text, score_text
 from spark_helium.gpu_executor.engines.json_sampler import compile_schema
 from spark_helium.gpu_executor.engines.regex_sampler import compile_regex
 
 _FEWEST_WORDS = 4
 _MORE_WORDS = 20
 _DIGEST_SIZE = 64
+
+EMBEDDING_SIZE = 64
+_FLOAT = 1 << 24  # components are multiples of 2^-24 or so: what 32-bit floats of this size can tell apart
 
 
 class Answer(NamedTuple):
@@ -80,10 +87,88 @@ class AnswerPlan:
         return Answer(shown, count or 1, False)
 
 
+class ScorePlan:
+    """The scores of two choices.
+
+    Raises
+    ------
+    ValueError
+        There are not two different choices.
+    """
+
+    __slots__ = ("_choices", "deterministic")
+
+    def __init__(self, choices: Sequence[str]) -> None:
+        if len(set(choices)) != 2:
+            raise ValueError(f"a score takes two different choices, not {', '.join(map(repr, choices))}")
+        self._choices = tuple(choices)
+        self.deterministic = True
+
+    def answer(self, tokens: Tokens, room: int | None = None, salt: bytes = b"") -> Answer:
+        """The score of a prompt: one token, whose text nobody reads."""
+        return Answer(score(tokens, self._choices), 1, False)
+
+
+class EmbeddingPlan:
+    """The embeddings of texts."""
+
+    __slots__ = ("deterministic",)
+
+    def __init__(self) -> None:
+        self.deterministic = True
+
+    def answer(self, tokens: Tokens, room: int | None = None, salt: bytes = b"") -> Answer:
+        """The embedding of a text, for which nothing is generated."""
+        return Answer(embedding_text(embedding(tokens)), 0, False)
+
+
+Plan = AnswerPlan | ScorePlan | EmbeddingPlan
+
+
+def score(tokens: Tokens, choices: Sequence[str] = ("yes", "no")) -> str:
+    """How the simulator scores the first of two choices: by a weight of each that depends on prompt and choice.
+
+    >>> float(score(b"", ("yes", "no"))) + float(score(b"", ("no", "yes")))
+    1.0
+    """
+    first, second = (
+        math.log1p(int.from_bytes(blake2b(tokens, digest_size=6, key=choice.encode()[:64]).digest(), "big"))
+        for choice in choices
+    )
+    return score_text(first, second)
+
+
+def embedding(tokens: Tokens) -> list[float]:
+    """The simulator's embedding of a text: a hashed bag of its words, with norm 1.
+
+    A word counts by the logarithm of its occurrences, for and against some of :data:`EMBEDDING_SIZE` features, so that
+    texts with many words in common have a high cosine. Case and punctuation do not matter, but in a text that is
+    nothing else (feature hashing: Weinberger et al., ICML 2009, section 2).
+    """
+    text = tokens.replace(b"\xff", b"").decode(errors="replace")
+    words = re.findall(r"\w+", text.lower()) or [text]
+    sums = [0.0] * EMBEDDING_SIZE
+    for word, count in sorted(Counter(words).items()):
+        weight = 1.0 + math.log(count)
+        for byte in blake2b(word.encode(), digest_size=8).digest():
+            sums[byte % EMBEDDING_SIZE] += weight if byte >= 128 else -weight
+    norm = math.sqrt(math.fsum(value * value for value in sums))
+    if norm == 0:  # the words outweigh each other, feature by feature
+        sums[0] = norm = 1.0
+    return [round(value / norm * _FLOAT) / _FLOAT for value in sums]
+
+
 @lru_cache(maxsize=1024)
-def plan_for(sampling: Sampling, constraint: Constraint | None) -> AnswerPlan:
-    """The plan for equal arguments, made once. Raises ValueError as :class:`AnswerPlan`."""
-    return AnswerPlan(sampling, constraint)
+def plan_for(sampling: Sampling, constraint: Constraint | None, task: CallTask = CallTask.GENERATE) -> Plan:
+    """The plan for equal arguments, made once. Raises ValueError as :class:`AnswerPlan` and :class:`ScorePlan`."""
+    match task:
+        case CallTask.GENERATE:
+            return AnswerPlan(sampling, constraint)
+        case CallTask.SCORE:
+            return ScorePlan((constraint.choices if constraint is not None else None) or ())
+        case CallTask.EMBED:
+            return EmbeddingPlan()
+    raise ValueError(f"the simulator has no answers for the task {task}")
 
 
 def answer(tokens: Tokens, sampling: Sampling, constraint: Constraint | None = None) -> Answer:

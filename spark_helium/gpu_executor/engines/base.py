@@ -13,8 +13,9 @@ from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
-from spark_helium.call_graph import Constraint, Sampling
+from spark_helium.call_graph import CallTask, Constraint, Sampling
 
 RequestId = int
 
@@ -50,6 +51,38 @@ Segment = tuple[str, bool]
 RenderedMessage = tuple[str, tuple[Segment, ...]]
 
 
+class EngineKind(StrEnum):
+    """What an engine of a model can do; a model has one of each kind that is asked for.
+
+    Attributes
+    ----------
+    GENERATE: completes prompts, and scores choices by their log-probabilities.
+    EMBED: makes vectors of texts.
+    TOKENIZE: counts tokens; it loads no weights.
+    """
+
+    GENERATE = "generate"
+    EMBED = "embed"
+    TOKENIZE = "tokenize"
+
+
+_KINDS = {
+    CallTask.GENERATE: EngineKind.GENERATE,
+    CallTask.SCORE: EngineKind.GENERATE,
+    CallTask.EMBED: EngineKind.EMBED,
+    CallTask.COUNT_TOKENS: EngineKind.TOKENIZE,
+}
+
+
+def kind_for(task: CallTask) -> EngineKind:
+    """The kind of engine that answers calls of a task.
+
+    >>> kind_for(CallTask.SCORE)
+    <EngineKind.GENERATE: 'generate'>
+    """
+    return _KINDS[task]
+
+
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
     """What the daemon must know of a running engine.
@@ -62,6 +95,8 @@ class EngineInfo:
     block_size: tokens per KV block; prefixes are shared in whole blocks.
     kv_blocks: KV blocks that the engine owns.
     max_num_seqs: most calls that run at once.
+    instant: whether :meth:`Engine.submit` has the answers when it returns, at next to no cost. Calls of such an engine
+        are neither queued nor kept in a cache, and not counted as calls.
     """
 
     engine: str
@@ -72,6 +107,7 @@ class EngineInfo:
     kv_blocks: int
     version: str
     max_num_seqs: int = 256
+    instant: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,21 +148,27 @@ def pin_budget(fraction: float, blocks: int, block_size: int, max_model_len: int
 
 @dataclass(slots=True)  # not frozen: a frozen one takes twice as long to create, and there is one per call
 class EngineRequest:
-    """One call, rendered. ``tokens`` is the whole prompt; lower ``priority`` runs earlier."""
+    """One call, rendered. ``tokens`` is the whole prompt; lower ``priority`` runs earlier.
+
+    The ``constraint`` of a score names its two choices. An engine gets tasks of its own :class:`EngineKind` only.
+    """
 
     id: RequestId
     tokens: Tokens
     sampling: Sampling
     constraint: Constraint | None = None
     priority: int = 0
+    task: CallTask = CallTask.GENERATE
 
 
 @dataclass(slots=True)  # not frozen, as EngineRequest
 class EngineResult:
-    """One finished call. ``error`` is None, or a sentence for the user, and then ``text`` is empty.
+    """One finished call. ``error`` is None, or a sentence for the user, and then ``text`` is empty. What is no
+    completion is JSON: a score a number, an embedding an array of numbers.
 
     ``cached_prompt_tokens`` of the ``prompt_tokens`` came from the engine's prefix cache. ``truncated`` says
-    that the answer ended at ``max_tokens``. ``retryable`` is only meaningful together with ``error``.
+    that the answer ended at ``max_tokens``. ``retryable`` is only meaningful together with ``error``: the same call
+    may succeed later, after ``retry_after`` seconds at the earliest.
     """
 
     id: RequestId
@@ -137,6 +179,7 @@ class EngineResult:
     truncated: bool = False
     error: str | None = None
     retryable: bool = False
+    retry_after: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +190,11 @@ class RenderError:
 
 
 class PromptRenderer(ABC):
-    """Turns conversations into prompt tokens with the model's own chat template and tokenizer."""
+    """Turns conversations into prompt tokens with the model's own chat template and tokenizer.
+
+    An engine that completes nothing has no use for the template: its renderer gives the tokens of the text that the
+    messages hold.
+    """
 
     @abstractmethod
     def render(self, conversations: Sequence[Sequence[RenderedMessage]]) -> list[Tokens | RenderError]:

@@ -108,7 +108,7 @@ class ChatTemplateRenderer(PromptRenderer):
                     plain.append(position)
             except _Refused as e:
                 rendered[position] = RenderError(str(e))
-        for position, text, ids in zip(plain, texts, self._tokenize(texts), strict=True):
+        for position, text, ids in zip(plain, texts, _token_ids(self._tokenizer, texts), strict=True):
             # A tokenizer that normalizes text first may see a control token where the text spells none.
             if sum(map(self._telling_ids.__contains__, ids)) == self._count_telling(text):
                 rendered[position] = pack_tokens(ids)
@@ -118,14 +118,6 @@ class ChatTemplateRenderer(PromptRenderer):
             except _Refused as e:
                 rendered[position] = RenderError(str(e))
         return [entry if entry is not None else RenderError("the prompt could not be rendered") for entry in rendered]
-
-    def _tokenize(self, texts: list[str]) -> list[list[int]]:
-        if not texts:
-            return []
-        ids = self._tokenizer(
-            texts, add_special_tokens=False, padding=False, truncation=False, return_attention_mask=False, verbose=False
-        )["input_ids"]
-        return ids
 
     def _apply_template(self, messages: list[dict[str, str]]) -> str:
         try:
@@ -182,6 +174,80 @@ class ChatTemplateRenderer(PromptRenderer):
         if _STAND_IN_END in whole:
             raise _Refused("the prompt contains private-use characters that are reserved for rendering")
         return pack_tokens(self._shadow.encode(text))
+
+
+class TextRenderer(PromptRenderer):
+    """The tokens of the messages' text, without a chat template: for embeddings, and for counting tokens.
+
+    All text is data here: where it spells a control token, that is spelled out as text.
+
+    Parameters
+    ----------
+    tokenizer
+        As for :class:`ChatTemplateRenderer`, with or without a chat template.
+    whole
+        Whether the text is to be a whole input of the model, with what its tokenizer sets around one (such as CLS and
+        SEP). Then an empty text is refused, as no model has a vector for nothing.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, whole: bool) -> None:
+        self._tokenizer = tokenizer
+        self._whole = whole
+        self._before, self._behind = _around(tokenizer) if whole else ([], [])
+        try:
+            template = tokenizer.get_chat_template()
+        except ValueError:
+            template = ""
+        control = _control_tokens(tokenizer, template)
+        self._telling_ids = frozenset(control.values()) - {tokenizer.unk_token_id}
+        self._shadow = _Shadow(tokenizer, control, self._telling_ids)
+
+    def render(self, conversations: Sequence[Sequence[RenderedMessage]]) -> list[Tokens | RenderError]:
+        rendered: list[Tokens | RenderError | None] = [None] * len(conversations)
+        texts: list[str] = []
+        positions: list[int] = []
+        for position, conversation in enumerate(conversations):
+            text = "".join([part for _, segments in conversation for part, _ in segments])
+            try:
+                _check_unicode(text)
+                if self._whole and not text:
+                    raise _Refused("an empty text has no embedding; leave it out, for example with nullif(text, '')")
+            except _Refused as e:
+                rendered[position] = RenderError(str(e))
+                continue
+            texts.append(text)
+            positions.append(position)
+        for position, text, ids in zip(positions, texts, _token_ids(self._tokenizer, texts), strict=True):
+            try:
+                # As with a chat template: what looks like a control token is one only where a template wrote it.
+                own = ids if self._telling_ids.isdisjoint(ids) else list(self._shadow.encode(text))
+                rendered[position] = pack_tokens([*self._before, *own, *self._behind])
+            except _Refused as e:
+                rendered[position] = RenderError(str(e))
+        return [entry if entry is not None else RenderError("the text could not be tokenized") for entry in rendered]
+
+
+def _around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """What the tokenizer sets before and behind a text that is a whole input."""
+    probe = "a"
+    (bare,) = _token_ids(tokenizer, [probe])
+    whole: list[int] = tokenizer(probe, add_special_tokens=True, return_attention_mask=False)["input_ids"]
+    for start in range(len(whole) - len(bare) + 1):
+        if whole[start : start + len(bare)] == bare:
+            return whole[:start], whole[start + len(bare) :]
+    raise EngineStartError(
+        "the tokenizer changes a text when it sets special tokens around it, so none can be embedded"
+    )
+
+
+def _token_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    """Token ids of the texts, and nothing around them."""
+    if not texts:
+        return []
+    ids: list[list[int]] = tokenizer(
+        texts, add_special_tokens=False, padding=False, truncation=False, return_attention_mask=False, verbose=False
+    )["input_ids"]
+    return ids
 
 
 class _Refused(Exception):
@@ -252,12 +318,16 @@ def _joined(conversation: Sequence[RenderedMessage]) -> list[dict[str, str]]:
         if not re.fullmatch(ROLE_PATTERN, role):
             raise _Refused(bad_role(role))
         content = "".join([text for text, _ in segments])
-        try:
-            content.encode()
-        except UnicodeEncodeError as e:
-            raise _Refused(f"the prompt is not valid Unicode: {e.reason} at character {e.start}") from e
+        _check_unicode(content)
         messages.append({"role": role, "content": content})
     return messages
+
+
+def _check_unicode(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as e:
+        raise _Refused(f"the prompt is not valid Unicode: {e.reason} at character {e.start}") from e
 
 
 def _unused_character(text: str) -> str:

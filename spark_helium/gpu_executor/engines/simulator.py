@@ -26,11 +26,12 @@ from heapq import heapify, heappop, heappush
 
 from spark_helium.conf import Settings
 from spark_helium.errors import EngineError
-from spark_helium.gpu_executor.engines.answers import AnswerPlan, plan_for
+from spark_helium.gpu_executor.engines.answers import Plan, plan_for
 from spark_helium.gpu_executor.engines.base import (
     TOKEN_BYTES,
     Engine,
     EngineInfo,
+    EngineKind,
     EngineRequest,
     EngineResult,
     PinStatus,
@@ -96,10 +97,30 @@ class SimulatorRenderer(PromptRenderer):
         return header
 
 
-class SimulatorEngine(Engine):
-    """See the module's text for the model that it follows."""
+class SimulatorTextRenderer(PromptRenderer):
+    """The tokens of the messages' text, without a template. See :class:`.rendering.TextRenderer`."""
 
-    def __init__(self, model: str, settings: Settings) -> None:
+    def __init__(self, *, whole: bool) -> None:
+        self._whole = whole
+
+    def render(self, conversations: Sequence[Sequence[RenderedMessage]]) -> list[Tokens | RenderError]:
+        rendered: list[Tokens | RenderError] = []
+        for messages in conversations:
+            text = "".join([part for _, segments in messages for part, _ in segments])
+            if self._whole and not text:
+                rendered.append(RenderError("an empty text has no embedding; leave it out, for example with nullif()"))
+                continue
+            try:
+                rendered.append(encode_text(text))
+            except UnicodeEncodeError as e:
+                rendered.append(RenderError(f"the prompt is not valid Unicode: {e.reason} at character {e.start}"))
+        return rendered
+
+
+class SimulatorEngine(Engine):
+    """See the module's text for the model that it follows. An embedding is a prefill without decode."""
+
+    def __init__(self, model: str, settings: Settings, kind: EngineKind = EngineKind.GENERATE) -> None:
         given = settings.with_prefix("simulator.")
         self._prefill_seconds = given["prefillMicrosPerToken"] / 1e6
         self._decode_seconds = given["decodeMicrosPerToken"] / 1e6
@@ -108,9 +129,12 @@ class SimulatorEngine(Engine):
         self._refused: bytes = given["failPattern"].encode()
         self._block_size: int = given["blockSize"]
         self._max_model_len: int = min(given["maxModelLen"], given["kvBlocks"] * self._block_size)
-        self._pins = pin_budget(
-            settings["kv.pin.budget"], given["kvBlocks"], self._block_size, max_model_len=self._max_model_len
-        )
+        if kind is EngineKind.GENERATE:
+            self._pins = pin_budget(
+                settings["kv.pin.budget"], given["kvBlocks"], self._block_size, max_model_len=self._max_model_len
+            )
+        else:
+            self._pins = PinStatus("texts to embed share no beginning")
         self._cache = PrefixCache(given["kvBlocks"], self._block_size, self._pins.budget)
         self._info = EngineInfo(
             engine="simulator",
@@ -122,12 +146,14 @@ class SimulatorEngine(Engine):
             version=_VERSION,
             max_num_seqs=self._max_num_seqs,
         )
-        self._renderer = SimulatorRenderer()
+        self._renderer: PromptRenderer = (
+            SimulatorRenderer() if kind is EngineKind.GENERATE else SimulatorTextRenderer(whole=True)
+        )
         self._started = time.monotonic()
         self._clock = 0.0
         self._prefill_free = 0.0
         self._sequence = 0  # breaks ties in both heaps by arrival
-        self._waiting: list[tuple[int, int, EngineRequest, AnswerPlan]] = []
+        self._waiting: list[tuple[int, int, EngineRequest, Plan]] = []
         self._running: list[tuple[float, int, EngineResult, Tokens]] = []
         self._ready: list[EngineResult] = []
         self._wake = threading.Event()
@@ -150,14 +176,19 @@ class SimulatorEngine(Engine):
         if self._closed:
             raise EngineError("the simulator is closed")
         self._advance(self._now())
-        last_sampling = last_constraint = plan = None
+        last_sampling = last_constraint = last_task = plan = None
         for request in requests:
             # A batch mostly shares one call's sampling and constraint; comparing them by value would cost
             # as much as answering.
-            if plan is None or request.sampling is not last_sampling or request.constraint is not last_constraint:
-                last_sampling, last_constraint = request.sampling, request.constraint
+            if (
+                plan is None
+                or request.sampling is not last_sampling
+                or request.constraint is not last_constraint
+                or request.task is not last_task
+            ):
+                last_sampling, last_constraint, last_task = request.sampling, request.constraint, request.task
                 try:
-                    plan = plan_for(last_sampling, last_constraint)
+                    plan = plan_for(last_sampling, last_constraint, last_task)
                 except ValueError as e:
                     plan = None
                     self._refuse(request, str(e))
@@ -248,7 +279,7 @@ class SimulatorEngine(Engine):
                 self._start(request, plan)
         self._clock = max(self._clock, now)
 
-    def _start(self, request: EngineRequest, plan: AnswerPlan) -> None:
+    def _start(self, request: EngineRequest, plan: Plan) -> None:
         tokens = request.tokens
         prompt_tokens = len(tokens) // TOKEN_BYTES
         cached = self._cache.enter(tokens)

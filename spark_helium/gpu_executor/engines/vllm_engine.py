@@ -6,11 +6,17 @@ All contact with vLLM is in this file, and with its internals in :mod:`.vllm_pin
 
     dispatcher's thread                    thread "vllm-engine", with its own event loop          vLLM's process
     submit ──call_soon_threadsafe──▶ one task per request: AsyncLLM.generate ──ZeroMQ──▶ scheduler, model
+                                     (or .encode)
     poll   ◀──────────SimpleQueue─── EngineResult                            ◀─────────
 
 The model runs in a child process (vLLM offers its asynchronous engine in no other way), so a crash there
 is an :class:`EngineError` here. On a CPU the worker shares that process (``VLLM_ENABLE_V1_MULTIPROCESSING=0``):
 one process less to start, and all cores compute instead of all but one.
+
+A vLLM either completes or embeds, so that a model that does both is two engines (``runner="pooling"`` the second). A
+score is a completion of one token with the log-probabilities of the first tokens of its two choices. These are vLLM's
+raw ones, of the model's own distribution over the whole vocabulary, so their difference is exact, and completions
+beside it are not changed.
 """
 
 from __future__ import annotations
@@ -31,11 +37,11 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from spark_helium.call_graph import Constraint, Sampling
+from spark_helium.call_graph import CallTask, Constraint, Sampling
 from spark_helium.conf import Settings
 from spark_helium.errors import (
     ConfigurationError,
@@ -50,6 +56,7 @@ from spark_helium.gpu_executor.engines import vllm_pins
 from spark_helium.gpu_executor.engines.base import (
     Engine,
     EngineInfo,
+    EngineKind,
     EngineRequest,
     EngineResult,
     PinStatus,
@@ -59,9 +66,10 @@ from spark_helium.gpu_executor.engines.base import (
     token_count,
     unpack_tokens,
 )
+from spark_helium.gpu_executor.engines.json_answers import embedding_text, score_text
 from spark_helium.gpu_executor.engines.output_tap import OutputTap
 from spark_helium.gpu_executor.engines.reaper import Reaper
-from spark_helium.gpu_executor.engines.rendering import ChatTemplateRenderer, too_long
+from spark_helium.gpu_executor.engines.rendering import ChatTemplateRenderer, TextRenderer, too_long
 
 log = logging.getLogger(__name__)
 
@@ -71,14 +79,14 @@ _CPU_MAX_NUM_SEQS = 64
 _SHUTDOWN_SECONDS = 30.0
 _PIN_REPORT_SECONDS = 0.2  # how long after a call the state of the pins is asked for
 _MAX_PLANS = 1024
-_STRUCTURED_OUTPUTS = "xgrammar"
+_STRUCTURED_OUTPUTS = {"backend": "xgrammar", "disable_any_whitespace": True}  # changes answers
 # One engine of this process starts at a time: starting borrows the output streams and the environment.
 _starting = threading.Lock()
 _MOST_SAID = 600
 
 
 class VllmEngine(Engine):
-    """Starts vLLM for ``model``; the constructor returns when it is ready for calls.
+    """Starts vLLM for ``model``, to complete prompts or to embed texts; it is ready when the constructor returns.
 
     Raises
     ------
@@ -90,12 +98,13 @@ class VllmEngine(Engine):
         Anything else kept vLLM from starting; the message names the cause and what to change.
     """
 
-    def __init__(self, model: str, settings: Settings) -> None:
+    def __init__(self, model: str, settings: Settings, kind: EngineKind = EngineKind.GENERATE) -> None:
         check_installed()
+        self._kind = kind
         self._results: queue.SimpleQueue[EngineResult | None] = queue.SimpleQueue()
         self._live: set[RequestId] = set()  # submitted and neither returned nor aborted; the caller's thread only
         self._tasks: dict[RequestId, asyncio.Task[None]] = {}  # the loop's thread only
-        self._plans: dict[tuple[Sampling, Constraint | None], Any] = {}  # the loop's thread only
+        self._plans: dict[tuple[CallTask, Sampling, Constraint | None], Any] = {}  # the loop's thread only
         self._death: str | None = None
         self._closed = False
         self._pins = PinStatus()  # as last heard; replaced by the loop's thread
@@ -112,11 +121,17 @@ class VllmEngine(Engine):
             with _starting, self._tap, hub_offline(Path(path).is_dir()):
                 others = set(multiprocessing.active_children())
                 self._api = load_api()
-                config = _engine_config(self._api, engine_arguments(path, settings, on_cpu=on_cpu), settings)
+                config = _engine_config(self._api, engine_arguments(path, settings, kind, on_cpu=on_cpu), settings)
                 # Before the engine, as it is quick and may fail: the model may lack a chat template.
-                renderer: PromptRenderer = ChatTemplateRenderer(_load_tokenizer(config.model_config), model)
+                self._tokenizer = _load_tokenizer(config.model_config)
+                renderer: PromptRenderer
                 fraction = settings["kv.pin.budget"]
-                self._pins = PinStatus(vllm_pins.choose_scheduler(config, fraction))
+                if kind is EngineKind.GENERATE:
+                    renderer = ChatTemplateRenderer(self._tokenizer, model)
+                    self._pins = PinStatus(vllm_pins.choose_scheduler(config, fraction))
+                else:
+                    renderer = TextRenderer(self._tokenizer, whole=True)
+                    self._pins = PinStatus("texts to embed share no beginning")
                 self._thread.start()
                 self._engine = asyncio.run_coroutine_threadsafe(self._start(config), self._loop).result()
                 if not self._pins.reason:
@@ -136,7 +151,7 @@ class VllmEngine(Engine):
                 version=self._api.version,
                 max_num_seqs=config.scheduler_config.max_num_seqs,
             )
-            if self._pins.reason:
+            if self._pins.reason and kind is EngineKind.GENERATE:
                 log.warning("prefixes are not pinned, only cached: %s", self._pins.reason)
         except HeliumError:
             self.close()
@@ -297,14 +312,21 @@ class VllmEngine(Engine):
         prompt_tokens = token_count(request.tokens)
         try:
             final: Any = None
-            async for output in self._engine.generate(
+            ask = self._engine.encode if request.task is CallTask.EMBED else self._engine.generate
+            async for output in ask(
                 api.prompt(unpack_tokens(request.tokens)),
-                self._plan(request.sampling, request.constraint),
+                self._plan(request),
                 request_id=str(request.id),
                 priority=request.priority,
             ):
                 final = output
-            result = _to_result(request, prompt_tokens, final)
+            match request.task:
+                case CallTask.SCORE:
+                    result = _to_score(request, prompt_tokens, final, self._plan(request).logprob_token_ids)
+                case CallTask.EMBED:
+                    result = _to_embedding(request, prompt_tokens, final)
+                case _:
+                    result = _to_result(request, prompt_tokens, final)
         except api.dead_error:
             if self._death is None:
                 self._death = self._last_words()
@@ -315,18 +337,27 @@ class VllmEngine(Engine):
             reason = f"vLLM failed at this call: {type(cause).__name__}: {_one_line(cause)}"
             result = EngineResult(request.id, prompt_tokens=prompt_tokens, error=reason, retryable=True)
         except Exception as e:  # vLLM's own validation errors, and what its grammar compilers raise
-            reason = f"vLLM refuses this call: {_one_line(e)}{_constraint_hint(request.constraint)}"
+            reason = f"vLLM refuses this call: {_one_line(e)}{_constraint_hint(request)}"
             result = EngineResult(request.id, prompt_tokens=prompt_tokens, error=reason)
         finally:
             self._ask_about_pins()
         self._results.put(result)
 
-    def _plan(self, sampling: Sampling, constraint: Constraint | None) -> Any:
-        key = (sampling, constraint)
+    def _plan(self, request: EngineRequest) -> Any:
+        key = (request.task, request.sampling, request.constraint)
         if key not in self._plans:
             if len(self._plans) >= _MAX_PLANS:
                 self._plans.clear()
-            self._plans[key] = self._api.sampling_params(sampling, constraint)
+            match request.task:
+                case CallTask.SCORE:
+                    assert request.constraint is not None, "a score without choices"
+                    choices = request.constraint.choices or ()
+                    plan = self._api.score_params(first_tokens(self._tokenizer, choices))
+                case CallTask.EMBED:
+                    plan = self._api.pooling_params(task="embed")
+                case _:
+                    plan = self._api.sampling_params(request.sampling, request.constraint)
+            self._plans[key] = plan
         return self._plans[key]
 
 
@@ -344,6 +375,7 @@ class _Api:
     params: Any
     final_only: Any
     structured: Any
+    pooling_params: Any
     prompt: Callable[[list[int]], Any]
     dead_error: type[Exception]
     generate_error: type[Exception]
@@ -365,6 +397,33 @@ class _Api:
             structured_outputs=structured,
             output_kind=self.final_only,
         )
+
+    def score_params(self, tokens: Sequence[int]) -> Any:
+        """For one token, and the log-probabilities that ``tokens`` have at its place."""
+        if "logprob_token_ids" not in inspect.signature(self.params).parameters:
+            raise ValueError(
+                f"vLLM {self.version} does not tell the log-probabilities of given tokens; ai_score() is known to work "
+                "with version 0.32"
+            )
+        return self.params(max_tokens=1, temperature=0.0, logprob_token_ids=list(tokens), output_kind=self.final_only)
+
+
+def first_tokens(tokenizer: Any, choices: Sequence[str]) -> list[int]:
+    """The token with which each choice begins.
+
+    Raises
+    ------
+    ValueError
+        Two choices begin with the same token, so that their scores cannot be told by it.
+    """
+    ids = [tokenizer(choice, add_special_tokens=False)["input_ids"] for choice in choices]
+    first = [own[0] for own in ids if own]
+    if len(set(first)) != len(choices):
+        raise ValueError(
+            f"the choices {' and '.join(map(repr, choices))} begin with the same token of this model, which says "
+            "nothing about either; give choices that differ from their first letter on"
+        )
+    return first
 
 
 def check_installed() -> None:
@@ -395,6 +454,7 @@ def load_api() -> _Api:
             "SamplingParams": "vllm.sampling_params",
             "RequestOutputKind": "vllm.sampling_params",
             "StructuredOutputsParams": "vllm.sampling_params",
+            "PoolingParams": "vllm.pooling_params",
             "EngineDeadError": "vllm.v1.engine.exceptions",
             "EngineGenerateError": "vllm.v1.engine.exceptions",
         }
@@ -405,8 +465,10 @@ def load_api() -> _Api:
     except (ImportError, RuntimeError, OSError) as e:
         raise _broken_import(e) from e
     generate = inspect.signature(found["AsyncLLM"].generate).parameters
+    encode = inspect.signature(found["AsyncLLM"].encode).parameters
     fields = frozenset(inspect.signature(found["AsyncEngineArgs"]).parameters)
     needed = {"prompt", "sampling_params", "request_id", "priority"} - generate.keys()
+    needed |= {"prompt", "pooling_params", "request_id", "priority"} - encode.keys()
     needed |= {"model", "max_model_len", "block_size", "scheduling_policy", "enable_prefix_caching"} - fields
     if needed:
         raise EngineStartError(_unsupported(f"it does not take {', '.join(sorted(needed))}"))
@@ -420,6 +482,7 @@ def load_api() -> _Api:
         params=found["SamplingParams"],
         final_only=found["RequestOutputKind"].FINAL_ONLY,
         structured=found["StructuredOutputsParams"],
+        pooling_params=found["PoolingParams"],
         prompt=tokens_input or (lambda ids: inputs.TokensPrompt(prompt_token_ids=ids)),
         dead_error=found["EngineDeadError"],
         generate_error=found["EngineGenerateError"],
@@ -502,7 +565,9 @@ def hub_offline(is_local: bool) -> Iterator[None]:
             os.environ["HF_HUB_OFFLINE"] = before
 
 
-def engine_arguments(path: str, settings: Settings, *, on_cpu: bool) -> dict[str, Any]:
+def engine_arguments(
+    path: str, settings: Settings, kind: EngineKind = EngineKind.GENERATE, *, on_cpu: bool
+) -> dict[str, Any]:
     """Engine arguments of vLLM for ``settings``; what is left to vLLM is not in there."""
     given = settings.with_prefix("vllm.")
     arguments: dict[str, Any] = {
@@ -512,13 +577,18 @@ def engine_arguments(path: str, settings: Settings, *, on_cpu: bool) -> dict[str
         "disable_log_stats": True,
         # Left to itself, vLLM takes a backend by the first constraint that comes, checks later ones against others
         # too, and then drops their calls without a reason. With one backend it refuses them with the reason.
-        "structured_outputs_config": {"backend": _STRUCTURED_OUTPUTS},
+        # White space between the values of a JSON answer may go on without end.
+        "structured_outputs_config": dict(_STRUCTURED_OUTPUTS),
         "max_model_len": given["maxModelLen"] or _DEFAULT_MAX_MODEL_LEN,
         "block_size": given["blockSize"] or (_CPU_BLOCK_SIZE if on_cpu else None),
         "max_num_seqs": given["maxNumSeqs"] or (_CPU_MAX_NUM_SEQS if on_cpu else None),
         "max_num_batched_tokens": given["maxNumBatchedTokens"] or None,
         "dtype": "float32" if on_cpu and given["dtype"] == "auto" else given["dtype"],
     }
+    if kind is EngineKind.EMBED:
+        # Whether an embedding model can reuse a prefix depends on its attention, which vLLM knows.
+        del arguments["enable_prefix_caching"], arguments["structured_outputs_config"]
+        arguments |= {"runner": "pooling", "convert": "embed"}
     if on_cpu:
         arguments["enforce_eager"] = True
         arguments["kv_cache_memory_bytes"] = given["kvCacheSpace"]
@@ -569,11 +639,13 @@ def _fingerprint(path: str, config: Any, version: str, extra: str) -> str:
         folder = str(Path(cached).parent) if isinstance(cached, str) else ""
     files = models.fingerprint(folder) if folder else path
     arguments = json.dumps(json.loads(extra), sort_keys=True)
-    return f"vllm-{version}-{str(config.model_config.dtype).removeprefix('torch.')}-{files}-{arguments}"
+    dtype = str(config.model_config.dtype).removeprefix("torch.")
+    return f"vllm-{version}-{dtype}-{json.dumps(_STRUCTURED_OUTPUTS)}-{files}-{arguments}"
 
 
-def _constraint_hint(constraint: Constraint | None) -> str:
-    if constraint is None:
+def _constraint_hint(request: EngineRequest) -> str:
+    constraint = request.constraint
+    if constraint is None or request.task is not CallTask.GENERATE:
         return ""
     if constraint.regex is not None:
         what = f"regex = {_shortened(constraint.regex)}: write it without what vLLM does not know"
@@ -600,7 +672,7 @@ def _to_result(request: EngineRequest, prompt_tokens: int, output: Any) -> Engin
         reason = f"vLLM ended this call early ({answer.finish_reason})"
         if answer.finish_reason == "error" and request.constraint is not None:
             # vLLM leaves the reason to its log: mostly its grammar compiler's, so that trying again does not help.
-            reason += f"; the daemon's log says why{_constraint_hint(request.constraint)}"
+            reason += f"; the daemon's log says why{_constraint_hint(request)}"
             return EngineResult(request_id, prompt_tokens=prompt_tokens, error=reason)
         return EngineResult(request_id, prompt_tokens=prompt_tokens, error=reason, retryable=True)
     return EngineResult(
@@ -611,6 +683,29 @@ def _to_result(request: EngineRequest, prompt_tokens: int, output: Any) -> Engin
         output_tokens=len(answer.token_ids),
         truncated=answer.finish_reason == "length",
     )
+
+
+def _to_score(request: EngineRequest, prompt_tokens: int, output: Any, tokens: Sequence[int]) -> EngineResult:
+    """The share of the first of two choices, by the log-probabilities of their first tokens."""
+    result = _to_result(request, prompt_tokens, output)
+    if result.error is not None:
+        return result
+    at_first = output.outputs[0].logprobs[0]
+    try:
+        text = score_text(*(at_first[token].logprob for token in tokens))
+    except ValueError as e:
+        return EngineResult(request.id, prompt_tokens=prompt_tokens, error=str(e))
+    return replace(result, text=text, truncated=False)
+
+
+def _to_embedding(request: EngineRequest, prompt_tokens: int, output: Any) -> EngineResult:
+    if output is None or output.outputs is None:
+        return EngineResult(request.id, prompt_tokens=prompt_tokens, error="vLLM gave no embedding", retryable=True)
+    try:
+        text = embedding_text(output.outputs.data.float().flatten().tolist())
+    except ValueError as e:
+        return EngineResult(request.id, prompt_tokens=prompt_tokens, error=str(e))
+    return EngineResult(request.id, text, prompt_tokens, cached_prompt_tokens=output.num_cached_tokens or 0)
 
 
 def _one_line(error: BaseException) -> str:

@@ -41,6 +41,38 @@ class HeliumConfSuite extends HeliumSuite {
     equal(e.getMessage.contains("spark.helium.engine"), true)
   }
 
+  test("declared models are checked with the settings of their engine") {
+    def models(engine: String)(settings: (String, String)*): Set[String] =
+      DeclaredModels.check(settings.map { case (k, v) => DeclaredModels.prefix + k -> v }.toMap, engine)
+    def refusal(settings: (String, String)*): String =
+      intercept[SparkRuntimeException](models("vllm")(settings: _*)).getCondition
+
+    equal(models("vllm")("a.path" -> "org/a", "a.dtype" -> "bfloat16", "gpt-5.1.engine" -> "openai",
+      "gpt-5.1.maxConcurrency" -> "3", "a.memory" -> "2g"), Set("a", "gpt-5.1"))
+    equal(models("simulator")("a.dtype" -> "auto"), Set("a")) // rests until the engine is vllm
+    equal(refusal("a.engine" -> "magic"), "HELIUM_SETTING_INVALID")
+    equal(refusal("a.maxModelLen" -> "-1"), "HELIUM_SETTING_INVALID")
+    equal(refusal("a.path" -> "./here"), "HELIUM_SETTING_INVALID")
+    equal(refusal("a.maxModelLength" -> "9"), "HELIUM_SETTING_UNKNOWN")
+    equal(refusal("a.engine" -> "simulator", "a.dtype" -> "auto"), "HELIUM_SETTING_UNKNOWN")
+    equal(refusal("path" -> "org/a"), "HELIUM_SETTING_UNKNOWN")
+    equal(refusal("a b.path" -> "org/a"), "HELIUM_SETTING_UNKNOWN")
+    equal(condition("spark.helium.models.a.engine" -> "magic"), "HELIUM_SETTING_INVALID")
+  }
+
+  test("the default model is checked when the session starts") {
+    equal(condition("spark.helium.model" -> "smalll"), "HELIUM_SETTING_INVALID")
+    HeliumConf.validate(new SparkConf(false).set("spark.helium.model", "small")
+      .set("spark.helium.models.small.path", "org/small"))
+    HeliumConf.validate(new SparkConf(false).set("spark.helium.model", "gpt-5").set("spark.helium.engine", "openai"))
+  }
+
+  test("a value that may be a secret is not shown") {
+    val conf = new SparkConf(false).set("spark.helium.openai.apiKeyVariable", "sk-canary")
+    val e = intercept[SparkRuntimeException](HeliumConf.validate(conf))
+    equal(e.getMessage.contains("canary"), false)
+  }
+
   test("a snapshot holds every setting, changed ones with their value") {
     val conf = new SQLConf
     conf.setConfString("spark.helium.model", "a/b")
@@ -48,5 +80,7 @@ class HeliumConfSuite extends HeliumSuite {
     equal(snapshot.keySet, HeliumConf.keys.toSet)
     equal(snapshot("spark.helium.model"), "a/b")
     equal(snapshot("spark.helium.engine"), "vllm")
+    conf.setConfString("spark.helium.models.a.path", "org/a")
+    equal(HeliumConf.snapshot(conf)("spark.helium.models.a.path"), "org/a")
   }
 }

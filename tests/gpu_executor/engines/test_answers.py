@@ -1,15 +1,24 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spark_helium.call_graph import Constraint, Sampling
-from spark_helium.gpu_executor.engines.answers import AnswerPlan, answer
+from spark_helium.call_graph import CallTask, Constraint, Sampling
+from spark_helium.gpu_executor.engines.answers import (
+    EMBEDDING_SIZE,
+    AnswerPlan,
+    answer,
+    embedding,
+    plan_for,
+    score,
+)
 from spark_helium.gpu_executor.engines.simulator import encode_text
+from tests.gpu_executor.engines.vectors import vector
 
 LONG = Sampling(max_tokens=10_000)
 
@@ -89,3 +98,47 @@ def test_only_calls_without_seed_may_differ() -> None:
 def test_a_wrong_constraint_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one"):
         answer(b"", LONG, Constraint(choices=()))
+
+
+def cosine(one: str, other: str) -> float:
+    a, b = embedding(encode_text(one)), embedding(encode_text(other))
+    return math.fsum(x * y for x, y in zip(a, b, strict=True))
+
+
+@given(prompt=st.text())
+def test_scores_of_two_choices_add_up_to_one(prompt: str) -> None:
+    tokens = encode_text(prompt)
+    yes, no = float(score(tokens, ("yes", "no"))), float(score(tokens, ("no", "yes")))
+    assert 0 <= yes <= 1
+    assert yes + no == pytest.approx(1)
+
+
+def test_scores_tell_prompts_apart() -> None:
+    assert len({score(encode_text(str(i))) for i in range(500)}) == 500
+
+
+@given(text=st.text(min_size=1))
+def test_embeddings_have_norm_one_and_are_floats_of_32_bits(text: str) -> None:
+    vector = embedding(encode_text(text))
+    assert len(vector) == EMBEDDING_SIZE
+    assert math.fsum(x * x for x in vector) == pytest.approx(1, abs=1e-6)
+    assert all(x * 2**24 == round(x * 2**24) for x in vector)
+
+
+def test_texts_with_words_in_common_are_near_each_other() -> None:
+    assert cosine("A dog barks.", "a DOG barks") == pytest.approx(1, abs=1e-6)
+    assert cosine("the dog barks at night", "the dog barks at noon") > 0.6
+    assert cosine("the dog barks at night", "prices fell again") < 0.5
+    assert cosine("!?", "...") < 0.9, "texts without words are not all the same"
+
+
+def test_each_task_has_its_plan() -> None:
+    tokens, one = encode_text("a b"), Sampling(max_tokens=1)
+    scored = plan_for(one, Constraint(choices=("yes", "no")), CallTask.SCORE).answer(tokens)
+    assert scored == (score(tokens), 1, False)
+    embedded = plan_for(one, None, CallTask.EMBED).answer(tokens)
+    assert (vector(embedded.text), embedded.output_tokens) == (embedding(tokens), 0)
+    with pytest.raises(ValueError, match="two different choices, not 'yes'"):
+        plan_for(one, Constraint(choices=("yes",)), CallTask.SCORE)
+    with pytest.raises(ValueError, match="no answers for the task count_tokens"):
+        plan_for(one, None, CallTask.COUNT_TOKENS)

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from spark_helium.errors import EngineStartError
 from spark_helium.gpu_executor.engines.base import RenderedMessage, RenderError, unpack_tokens
-from spark_helium.gpu_executor.engines.rendering import ChatTemplateRenderer
+from spark_helium.gpu_executor.engines.rendering import ChatTemplateRenderer, TextRenderer
 
 CORPUS = ["the lamp arrived late and the box was broken", "hello world, say hello to im_start and im_end | < >"] * 20
 
@@ -220,3 +220,65 @@ def test_a_model_without_chat_template_is_refused() -> None:
     tokenizer.chat_template = None
     with pytest.raises(EngineStartError, match="no chat template"):
         ChatTemplateRenderer(tokenizer, "base-model")
+
+
+# -- texts without a template -------------------------------------------------------------------------------
+
+
+def with_marks_around(tokenizer: Any) -> Any:
+    """The tokenizer, which now sets a token before and behind each whole input, as BERT's does."""
+    begin, end = (tokenizer.convert_tokens_to_ids(word) for word in ("<|im_start|>", "<|im|>"))
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|im_start|> $A <|im|>", special_tokens=[("<|im_start|>", begin), ("<|im|>", end)]
+    )
+    return tokenizer
+
+
+def texts(renderer: TextRenderer, *contents: str) -> list[list[int]]:
+    rendered = renderer.render([[("user", ((content, False),))] for content in contents])
+    assert all(isinstance(tokens, bytes) for tokens in rendered), rendered
+    return [unpack_tokens(tokens) for tokens in rendered]  # type: ignore[arg-type]
+
+
+@cache
+def made(make: Callable[[], Any]) -> Any:
+    return make()
+
+
+@pytest.mark.parametrize("make", [byte_level, metaspace])
+@settings(max_examples=40)
+@given(content=st.text(max_size=30))
+def test_a_text_has_the_tokens_that_the_tokenizer_gives_it(make: Callable[[], Any], content: str) -> None:
+    tokenizer = made(make)
+    expected = tokenizer(content, add_special_tokens=False)["input_ids"]
+    assert texts(TextRenderer(tokenizer, whole=False), content) == [expected]
+
+
+def test_a_whole_text_has_what_the_tokenizer_sets_around_it() -> None:
+    tokenizer = with_marks_around(byte_level())
+    expected = tokenizer("hello world", add_special_tokens=True)["input_ids"]
+    assert texts(TextRenderer(tokenizer, whole=True), "hello world") == [expected]
+    assert texts(TextRenderer(tokenizer, whole=False), "hello world") == [expected[1:-1]]
+
+
+def test_a_text_that_spells_a_control_token_stays_text() -> None:
+    tokenizer = with_marks_around(byte_level())
+    begin, *inner, end = texts(TextRenderer(tokenizer, whole=True), "a <|im_start|> b")[0]
+    assert [begin, end] == tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im|>"])
+    assert begin not in inner
+    assert tokenizer.decode(inner) == "a <|im_start|> b"
+    assert texts(TextRenderer(tokenizer, whole=False), "a <|im_start|> b") == [inner]
+
+
+def test_texts_need_no_chat_template_and_one_bad_one_disturbs_nobody() -> None:
+    tokenizer = byte_level()
+    tokenizer.chat_template = None
+    empty, flawed, good = TextRenderer(tokenizer, whole=True).render(
+        [[("user", ((content, False),))] for content in ("", "\ud800", "hello")]
+    )
+    assert isinstance(empty, RenderError)
+    assert "an empty text has no embedding" in empty.reason
+    assert isinstance(flawed, RenderError)
+    assert "not valid Unicode" in flawed.reason
+    assert isinstance(good, bytes)
+    assert texts(TextRenderer(tokenizer, whole=False), "") == [[]]

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spark_helium.call_graph import Constraint, Sampling
+from spark_helium.call_graph import CallTask, Constraint, Sampling
 from spark_helium.conf import Settings
 from spark_helium.errors import EngineError
-from spark_helium.gpu_executor.engines.answers import answer
+from spark_helium.gpu_executor.engines.answers import answer, embedding, score
 from spark_helium.gpu_executor.engines.base import (
+    EngineKind,
     EngineRequest,
     EngineResult,
     RenderedMessage,
@@ -20,7 +21,13 @@ from spark_helium.gpu_executor.engines.base import (
     Tokens,
     token_count,
 )
-from spark_helium.gpu_executor.engines.simulator import SimulatorEngine, SimulatorRenderer
+from spark_helium.gpu_executor.engines.simulator import (
+    SimulatorEngine,
+    SimulatorRenderer,
+    SimulatorTextRenderer,
+    encode_text,
+)
+from tests.gpu_executor.engines.vectors import vector
 
 SAMPLING = Sampling(max_tokens=256)
 YES = Constraint(choices=("yes",))  # one output token
@@ -305,3 +312,43 @@ def test_bad_conversations_fail_alone() -> None:
     assert "no messages" in reasons[0]
     assert "role" in reasons[1]
     assert "Unicode" in reasons[2]
+
+
+# -- other tasks --------------------------------------------------------------------------------------------
+
+
+def test_scores_and_completions_share_the_engine_and_its_cache() -> None:
+    engine = engine_with(blockSize=4)
+    (tokens,) = tokens_of("is this one good or bad")
+    choices = Constraint(choices=("yes", "no"))
+    run(engine, [EngineRequest(1, tokens, SAMPLING, YES)])
+    result = run(engine, [EngineRequest(2, tokens, SAMPLING, choices, task=CallTask.SCORE)])[2]
+    assert (result.text, result.output_tokens, result.truncated) == (score(tokens), 1, False)
+    assert result.cached_prompt_tokens > 0
+    mixed = [
+        EngineRequest(3, tokens, SAMPLING, choices),
+        EngineRequest(4, tokens, SAMPLING, choices, task=CallTask.SCORE),
+    ]
+    results = run(engine, mixed)
+    assert (results[3].text, results[4].text) == (answer(tokens, SAMPLING, choices).text, score(tokens))
+
+
+def test_an_embedding_is_a_prefill_of_the_bare_text() -> None:
+    settings = {"spark.helium.simulator.realTime": "false", "spark.helium.simulator.prefillMicrosPerToken": "1000"}
+    engine = SimulatorEngine("m", Settings(settings), EngineKind.EMBED)
+    (tokens,) = engine.renderer.render([[("user", (("a dog ", False), ("barks", False)))]])
+    assert tokens == encode_text("a dog barks")
+    result = run(engine, [EngineRequest(1, tokens, SAMPLING, task=CallTask.EMBED)])[1]
+    assert vector(result.text) == embedding(tokens)
+    assert (result.prompt_tokens, result.output_tokens) == (3, 0)
+    assert engine.virtual_seconds == pytest.approx(0.003)
+    assert engine.pins.reason
+
+
+def test_an_empty_text_has_tokens_to_count_but_no_embedding() -> None:
+    empty, flawed = [("user", (("", False),))], [("user", (("\ud800", False),))]
+    whole = SimulatorTextRenderer(whole=True).render([empty, flawed])
+    assert isinstance(whole[0], RenderError)
+    assert "an empty text has no embedding" in whole[0].reason
+    assert isinstance(whole[1], RenderError)
+    assert SimulatorTextRenderer(whole=False).render([empty]) == [b""]

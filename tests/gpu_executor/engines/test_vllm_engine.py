@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import signal
@@ -13,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from spark_helium.call_graph import Constraint, Sampling
+from spark_helium.call_graph import CallTask, Constraint, Sampling
 from spark_helium.conf import Settings
 from spark_helium.errors import (
     ConfigurationError,
@@ -24,7 +25,7 @@ from spark_helium.errors import (
 )
 from spark_helium.gpu_executor import models
 from spark_helium.gpu_executor.engines import create, vllm_engine
-from spark_helium.gpu_executor.engines.base import EngineRequest, EngineResult, Tokens, token_count
+from spark_helium.gpu_executor.engines.base import EngineKind, EngineRequest, EngineResult, Tokens, token_count
 from spark_helium.gpu_executor.engines.vllm_engine import VllmEngine, engine_arguments, explain_failure, root_cause
 
 # -- without an engine --------------------------------------------------------------------------------------
@@ -40,7 +41,7 @@ def test_arguments_on_a_cpu() -> None:
         "scheduling_policy": "priority",
         "enable_prefix_caching": True,
         "disable_log_stats": True,
-        "structured_outputs_config": {"backend": "xgrammar"},
+        "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
         "max_model_len": 4096,
         "block_size": 32,
         "max_num_seqs": 64,
@@ -56,11 +57,45 @@ def test_arguments_on_a_gpu_are_vllms_own() -> None:
         "scheduling_policy": "priority",
         "enable_prefix_caching": True,
         "disable_log_stats": True,
-        "structured_outputs_config": {"backend": "xgrammar"},
+        "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
         "max_model_len": 4096,
         "dtype": "auto",
         "gpu_memory_utilization": 0.9,
     }
+
+
+def test_arguments_of_an_engine_that_embeds() -> None:
+    generates = engine_arguments("path", Settings(), on_cpu=True)
+    embeds = engine_arguments("path", Settings(), EngineKind.EMBED, on_cpu=True)
+    for name in ("enable_prefix_caching", "structured_outputs_config"):
+        del generates[name]
+    assert embeds == {**generates, "runner": "pooling", "convert": "embed"}
+
+
+def test_the_first_tokens_of_choices_must_differ() -> None:
+    def tokenizer(text: str, add_special_tokens: bool) -> dict[str, list[int]]:
+        assert not add_special_tokens
+        return {"input_ids": list(map(ord, text))}
+
+    assert vllm_engine.first_tokens(tokenizer, ("yes", "no")) == [ord("y"), ord("n")]
+    for choices in (("nay", "no"), ("", "no")):
+        with pytest.raises(ValueError, match="begin with the same token of this model"):
+            vllm_engine.first_tokens(tokenizer, choices)
+
+
+def scored(first: float, second: float) -> EngineResult:
+    logprobs = [
+        {7: SimpleNamespace(logprob=-1.0), 1: SimpleNamespace(logprob=first), 2: SimpleNamespace(logprob=second)}
+    ]
+    answer = SimpleNamespace(finish_reason="length", text="maybe", token_ids=[7], logprobs=logprobs)
+    output = SimpleNamespace(outputs=[answer], num_cached_tokens=3)
+    request = EngineRequest(1, b"", SHORT, Constraint(choices=("yes", "no")), task=CallTask.SCORE)
+    return vllm_engine._to_score(request, 5, output, [1, 2])
+
+
+def test_a_score_is_made_of_the_log_probabilities_of_its_tokens() -> None:
+    assert scored(-2.0, -2.0) == EngineResult(1, "0.5", prompt_tokens=5, cached_prompt_tokens=3, output_tokens=1)
+    assert "give no score" in str(scored(-math.inf, -math.inf).error)
 
 
 def test_settings_and_extra_arguments_win() -> None:

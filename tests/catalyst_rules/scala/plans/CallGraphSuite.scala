@@ -3,7 +3,10 @@ package org.apache.spark.sql.helium.plans
 import org.json4s.JArray
 
 import org.apache.spark.sql.catalyst.expressions._
+import org.apache.spark.sql.helium.expressions.LLMCall
+import org.apache.spark.sql.helium.expressions.functions.Folds
 import org.apache.spark.sql.helium.testing.PlanSuite
+import org.apache.spark.sql.types.{ArrayType, StringType}
 
 class CallGraphSuite extends PlanSuite {
 
@@ -23,10 +26,23 @@ class CallGraphSuite extends PlanSuite {
   test("the JSON that Python reads") {
     val first = call("Shorten {0}", body)
     equal(CallGraph.render(CallGraph.of(Seq(first), Seq(answer(first))).toJson),
-      """{"version":3,"inputs":1,"calls":[{"function":"llm","model":"smollm2-135m",""" +
+      """{"version":4,"inputs":1,"calls":[{"function":"llm","task":"generate","model":"smollm2-135m",""" +
       """"messages":[{"role":"user","parts":["Shorten ",{"input":0}]}],""" +
       """"sampling":{"max_tokens":16,"temperature":0.0,"top_p":1.0,"seed":null,"stop":[]},""" +
       """"result_type":"\"string\"","fail_on_error":true,"multiplicity":1}],"filters":[]}""")
+  }
+
+  test("a call over an array travels with what its further calls ask") {
+    val chunks = AttributeReference("chunks", ArrayType(StringType))()
+    val fold = Folds.functions.head.builder(Seq(chunks, Literal("a {0}"), Literal("{0} b {1}")))
+      .asInstanceOf[LLMCall]
+    val first = call("Shorten {0}", body)
+    val json = CallGraph.of(Seq(first, fold), Seq(answer(first), answer(fold))).toJson
+    equal(CallGraph.render((json \ "calls")(1) \ "messages"),
+      """[{"role":"user","parts":["a ",{"input":1}]}]""")
+    equal(CallGraph.render((json \ "calls")(1) \ "composite"),
+      """{"kind":"fold","items":{"input":1},"further":[{"role":"user","parts":[{"call":1}," b ",{"input":1}]}],""" +
+      """"budget":0}""")
   }
 
   test("what the prompts read from below, in their order") {

@@ -2,6 +2,8 @@ package org.apache.spark.sql.helium.plans
 
 import org.apache.spark.sql.catalyst.expressions._
 import org.apache.spark.sql.catalyst.plans.logical.Filter
+import org.apache.spark.sql.helium.expressions.LLMCall
+import org.apache.spark.sql.helium.expressions.functions.Folds
 import org.apache.spark.sql.helium.testing.PlanSuite
 
 class CallLinesSuite extends PlanSuite {
@@ -22,5 +24,13 @@ class CallLinesSuite extends PlanSuite {
       "   |    when isnotnull(title#)",
       "   |  SomeRule: declined, it must not",
       "   +- LocalRelation <empty>, [id#, body#, title#]"))
+  }
+
+  test("a call over an array shows the user's own texts") {
+    val fold = Folds.functions.head.builder(Seq(CreateArray(Seq(body, title)),
+      Literal("Sum up: {0}"), Literal("{0} And: {1}"))).asInstanceOf[LLMCall]
+    equal(CallLines(Seq(fold), Seq(answer(fold)), Nil).map(_.replaceAll("#\\d+", "#")), Seq(
+      "llm_fold# = llm_fold(array(body#, title#), 'Sum up: {0}', '{0} And: {1}', " +
+        "model => 'smollm2-135m', max_tokens => 256)"))
   }
 }

@@ -2,6 +2,7 @@ package org.apache.spark.sql.helium.testing
 
 import org.apache.spark.sql.helium._
 import org.apache.spark.sql.helium.expressions._
+import org.apache.spark.sql.helium.expressions.functions._
 import org.apache.spark.sql.helium.plans._
 import org.apache.spark.sql.helium.rules._
 import org.apache.spark.sql.helium.statistics._
@@ -12,13 +13,25 @@ object RunSuites {
   private def suites: Seq[HeliumSuite] = Seq(
     new HeliumConfSuite,
     new PromptTemplateSuite,
+    new JsonRecordSuite,
     new AnswerSchemaSuite,
+    new FunctionCatalogSuite,
     new LLMCallBuilderSuite,
+    new ExtractionSchemaSuite,
+    new QueriesSuite,
+    new ClassificationSuite,
+    new ExtractionSuite,
+    new TextFunctionsSuite,
+    new ScoresSuite,
+    new EmbeddingsSuite,
+    new AggregatesSuite,
+    new FoldsSuite,
     new CallGraphSuite,
     new GlueSuite,
     new CallLevelsSuite,
     new CallLinesSuite,
     new EvalLLMSuite,
+    new RewriteAIAggregatesSuite,
     new ExtractLLMCallsSuite,
     new RewriteTwoSidedJoinCallsSuite,
     new MergeEqualCallsSuite,
@@ -27,6 +40,8 @@ object RunSuites {
     new PushThroughEvalLLMSuite,
     new PruneUnusedCallsSuite,
     new PlanEstimatesSuite,
+    new UnrolledEstimatesSuite,
+    new FieldGroupsSuite,
     new OrderFieldsSuite,
     new PlaceCallsByCostSuite,
     new FuseCallGraphsSuite,
