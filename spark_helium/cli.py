@@ -409,7 +409,11 @@ def _add_schedule(subparsers: Subparsers) -> None:
     parser.set_defaults(run=_schedule)
     parser.add_argument("instance", metavar="INSTANCE.json", type=Path, help="the workload")
     parser.add_argument(
-        "--effort", choices=["quick", "thorough"], default="thorough", help="how long to search (default: thorough)"
+        "--effort",
+        choices=["auto", "quick", "thorough"],
+        default="auto",
+        help="how long to search: quick takes some 50 ms, thorough a second or two; auto, the default, is thorough up "
+        "to 64 calls",
     )
     parser.add_argument(
         "--verbose", action="store_true", help="say on standard error what this order and simple ones cost"

@@ -173,7 +173,7 @@ class AnswerStore:
                 execute = connection.execute
                 execute("PRAGMA cell_size_check = ON")
                 execute("PRAGMA synchronous = FULL")
-                execute("PRAGMA cache_size = -16000")
+                execute("PRAGMA cache_size = -8000")
                 execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")
                 execute(f"PRAGMA wal_autocheckpoint = {LOG_BYTES // 4096}")
                 if is_new:

@@ -40,8 +40,11 @@ SIMPLE_ORDERS: tuple[Callable[[Workload], orders.Sequences], ...] = (
 
 
 class Effort(Enum):
-    """How long to search: ``QUICK`` is for planning while a query waits, ``THOROUGH`` for planning ahead."""
+    """How long to search: ``QUICK`` is for planning while a query waits, ``THOROUGH`` for planning ahead; ``AUTO`` is
+    thorough up to :data:`MOST_CALLS_BEAMED` calls, and quick from there on.
+    """
 
+    AUTO = "auto"
     QUICK = "quick"
     THOROUGH = "thorough"
 
@@ -55,12 +58,12 @@ class Plan:
     optimal: bool
 
 
-def plan(workload: Workload, effort: Effort = Effort.THOROUGH) -> Plan:
+def plan(workload: Workload, effort: Effort = Effort.AUTO) -> Plan:
     """An order of all calls with a small makespan; equal workloads give equal plans.
 
-    Up to :data:`MOST_CALLS_SEARCHED` calls the time is bounded by the constants above: a second or
-    two, and some 0.05 s for ``QUICK``. Larger workloads get the best of the orders of :mod:`~spark_helium.trt.orders`,
-    which takes O(calls x calls that can start at a time).
+    Up to :data:`MOST_CALLS_SEARCHED` calls the time is bounded by the constants above: a second or two for
+    ``THOROUGH``, and some 0.05 s for ``QUICK``. Larger workloads get the best of the orders of
+    :mod:`~spark_helium.trt.orders`, which takes O(calls x calls that can start at a time).
     """
     if not len(workload):
         return Plan(workload.order([[] for _ in workload.workers]), Fraction(0), True)
@@ -77,7 +80,7 @@ def plan(workload: Workload, effort: Effort = Effort.THOROUGH) -> Plan:
 
 def _searched(search: OrderSearch, found: list[Solution], effort: Effort) -> tuple[Solution, bool]:
     best = _best(found)
-    if effort is Effort.QUICK:
+    if effort is Effort.QUICK or (effort is Effort.AUTO and search.size > MOST_CALLS_BEAMED):
         return search.anneal(best, QUICK_STEPS_TIMES_CALLS // search.size, heat=LOW_HEATS[0]), False
     if search.size <= MOST_CALLS_BEAMED:
         best = _best([best, search.beam(BEAM_TIMES_CALLS // search.size)])

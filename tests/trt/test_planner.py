@@ -111,3 +111,10 @@ def test_plans_do_not_depend_on_the_process() -> None:
         for seed in ("1", "2")
     }
     assert len(said) == 1
+
+
+def test_many_calls_are_planned_quickly_unless_asked_otherwise() -> None:
+    few, many = workload_from_json(two_agents(2)), workload_from_json(two_agents(30))
+    assert len(few) <= planner.MOST_CALLS_BEAMED < len(many)
+    assert plan(few) == plan(few, Effort.THOROUGH)
+    assert plan(many) == plan(many, Effort.QUICK)
