@@ -90,9 +90,10 @@ def test_nearest_texts(spark: SparkSession) -> None:
 
 
 def test_a_similarity_join(spark: SparkSession) -> None:
-    spark.createDataFrame([("hats",), ("a shoe",), (None,)], "name string").createOrReplaceTempView("kinds")
+    spark.createDataFrame([("hats",), ("a shoe",), (None,)], "name string").createOrReplaceTempView("names")
     pairs = spark.sql("""
-        SELECT id, name FROM things JOIN kinds ON ai_similarity(text, name) > 0.4 ORDER BY id, name""").collect()
+        SELECT id, name FROM things JOIN names ON ai_similarity(text, name) > 0.4 ORDER BY id, name""").collect()
+    spark.catalog.dropTempView("names")
     expected = [
         (i, name)
         for i, text in enumerate(TEXTS)
