@@ -98,7 +98,7 @@ class Spendings:
         spending = self._by_account.get(stream.account)
         if spending is None:
             spending = self._by_account[stream.account] = Spending(stream.budget)
-            self._last_use[stream.account] = self._clock()
+        self._last_use[stream.account] = self._clock()  # asked for in each turn while a stream is open
         return spending
 
     def closed(self, stream: _Spender) -> None:

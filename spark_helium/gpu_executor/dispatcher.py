@@ -363,8 +363,8 @@ class Dispatcher:
                 equal = self._by_key.get(key)
                 if equal is not None:
                     equal.waiters.append((stream, batch, k, row))
-                    if equal.kv_tokens is None:
-                        running.queue.share(equal, stream.account)
+                    if equal.kv_tokens is None and not equal.rests:  # it waits in the queue
+                        equal.running.queue.share(equal, stream.account)
                     continue
             if spending is not None and not spending.admit(token_count(prompt)):
                 continue  # the stream ends when what was made before is answered
@@ -434,7 +434,7 @@ class Dispatcher:
             any(running.queue.holds(stream.state) for _, running in self._pool.running())
             or any(group.stream is stream for group in self._ready)
             or any(group.stream is stream for group in self._opened.values())
-            or any(group.stream is stream for slot in self._pool.starting() for group in slot.waiting)
+            or any(group.stream is stream for slot in self._pool.slots() for group in slot.waiting)
         )
 
     def _dispatch(self) -> None:
@@ -665,7 +665,7 @@ class Dispatcher:
                         orphans.setdefault(flight.running, []).append(number)
         for running, ids in orphans.items():
             running.engine.abort(ids)
-        for slot in self._pool.starting():
+        for slot in self._pool.slots():
             slot.waiting = [group for group in slot.waiting if group.stream is not stream]
 
     # --- engines come and go
@@ -693,6 +693,7 @@ class Dispatcher:
             if flight.key is not None:
                 del self._by_key[flight.key]
         self._pool.remove(slot)
+        self._engine_ready(slot)  # what was held back, as it drained, finds another engine
         for stream in {waiter[0] for _, flight in dead for waiter in flight.waiters}:
             self._fail(stream, f"the engine died: {reason}", slot.model)
 

@@ -97,7 +97,7 @@ class EngineMemory:
         self._need_of = need_of
         self.limit = limit
         self._linger = linger
-        self._patience = patience
+        self.patience = patience
 
     @classmethod
     def of(cls, settings: Settings) -> EngineMemory:
@@ -129,7 +129,7 @@ class EngineMemory:
         by_use = sorted(residents, key=lambda r: r.last_used)
         rested = [r for r in by_use if now - r.last_used >= self._linger]
         chosen = self._first_that_make_room(need, residents, rested)
-        if chosen is not None or waited < self._patience:
+        if chosen is not None or waited < self.patience:
             return Room(chosen)
         return Room(None, self._first_that_make_room(need, residents, by_use) or ())
 

@@ -80,6 +80,7 @@ class EngineSlot:
     running: RunningEngine | None = None
     need: Need = field(default_factory=Need)
     waits_since: float | None = None
+    ready_at: float = math.inf
     by_hand: bool = False
     drains: bool = False
     busy: bool = False
@@ -208,6 +209,7 @@ class EnginePool:
                 del self._slots[slot.key]  # who needed it is gone
         waiting = [(slot.waits_since, slot) for slot in self._slots.values() if slot.waits_since is not None]
         if not waiting or self._memory is None:
+            self._stop_draining()
             return []
         since, slot = min(waiting, key=lambda entry: entry[0])
         residents, now = self._residents(slot), time.monotonic()
@@ -215,10 +217,17 @@ class EnginePool:
             other.busy = other.running in busy
         room = self._memory.room_for(slot.need, residents, now, now - since)
         for other in room.drain:
-            if not other.drains:
+            # Each has had its turn: one that comes up only to drain would swap for ever with the one that waits.
+            if not other.drains and other.running is not None and now - other.ready_at >= self._memory.patience:
                 log.info("model %s takes no new calls, as %s has waited long for its memory", other.name, slot.name)
                 other.drains = True
         return [] if room.close is None else self._swap(slot, room.close)
+
+    def _stop_draining(self) -> None:
+        for slot in self._slots.values():
+            if slot.drains:
+                slot.drains = False
+                self._on_ready(slot)
 
     def _swap(self, slot: EngineSlot, others: Sequence[EngineSlot]) -> list[RunningEngine]:
         closed = []
@@ -237,10 +246,7 @@ class EnginePool:
                 again.waits_since = time.monotonic()
         self.swaps += len(closed)
         self.live = tuple(running.engine for _, running in self.running())
-        for kept in self._slots.values():
-            if kept.drains:
-                kept.drains = False
-                self._on_ready(kept)
+        self._stop_draining()
         slot.waits_since, slot.started = None, time.monotonic()
         self._begin(slot, [running.engine for running in closed])
         return closed
@@ -278,6 +284,7 @@ class EnginePool:
             return
         info = engine.info
         slot.running = RunningEngine(engine)
+        slot.ready_at = time.monotonic()
         self._failures.pop(slot.key, None)
         self.live = tuple(running.engine for _, running in self.running())
         log.info("engine of model %s is ready after %.1f s: %s", slot.name, time.monotonic() - slot.started, info)
@@ -301,6 +308,10 @@ class EnginePool:
     def running(self) -> list[tuple[EngineSlot, RunningEngine]]:
         """The engines that are there, with their slots."""
         return [(slot, slot.running) for slot in self._slots.values() if slot.running is not None]
+
+    def slots(self) -> list[EngineSlot]:
+        """All slots."""
+        return list(self._slots.values())
 
     def starting(self) -> Iterator[EngineSlot]:
         """Slots whose engine is not there yet."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from spark_helium.call_graph import CallGraph, CallRef, InputRef, Sampling
-from spark_helium.gpu_executor.budget import Budget
+from spark_helium.gpu_executor.budget import KEEP_SECONDS, Budget, Spendings
 from spark_helium.gpu_executor.engines.base import Engine, EngineRequest, EngineResult
 from tests.gpu_executor.scripted_engine import ScriptedEngine
 from tests.gpu_executor.test_dispatcher import CHAIN, ONE, Bench, benches, call, until  # noqa: F401  (a fixture)
@@ -189,3 +190,31 @@ def test_calls_that_fail_count_too(benches: Benches, retries: int) -> None:  # n
     bench.dispatcher.feed(stream, [["broken", "a", "b"]], 3)
     inbox.wait_fatal()
     assert len(set(engine.submitted)) == 2
+
+
+def test_another_query_may_ask_what_waits_to_be_tried_again(benches: Benches) -> None:  # noqa: F811
+    bench, _ = flaky(benches, failures=1)
+    patient = {"retries": 3, "retry_backoff": 0.3}
+    first, inbox = bench.open(ONE, query="q1", **patient)
+    bench.dispatcher.feed(first, [["flaky"]], 1)
+    until(lambda: any(flight.rests for flight in list(bench.dispatcher._flights.values())))
+    second, other = bench.open(ONE, query="q2", **patient)
+    bench.dispatcher.feed(second, [["flaky"]], 1)
+    inbox.wait(1)
+    other.wait(1)
+    assert inbox.texts == other.texts == {0: ["<user:ask flaky>"]}
+
+
+def test_a_budget_lasts_as_long_as_its_query() -> None:
+    now = [0.0]
+    spendings = Spendings(lambda: now[0])
+    stream = SimpleNamespace(account="q", budget=Budget(calls=1))
+    spending = spendings.of(stream)
+    assert spending is not None
+    assert spending.admit(1)
+    spending.done(1, 1)
+    for _ in range(3):
+        now[0] += 0.9 * KEEP_SECONDS
+        spendings.of(stream)
+        spendings.forget_finished()
+    assert spendings.of(stream) is spending

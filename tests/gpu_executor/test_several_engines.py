@@ -167,3 +167,58 @@ def test_a_query_that_ends_while_it_waits_for_memory(benches):
     bench.engines["a"].release("user:slow")
     bench.until(lambda: bench.dispatcher.status().calls_in_flight == 0)
     assert bench.log == ["+a"], "nobody needs b any more"
+
+
+def held(benches, **options: float) -> Bench:
+    """Model a is busy with a call, b waits for its memory, and has waited so long that a takes no new calls."""
+    bench = benches(hold=lambda prompt: "slow" in prompt, patience=0.05, **options)
+    bench.run(one("a"), ["slow"], query="q1")
+    bench.until(lambda: "a" in bench.engines and bench.engines["a"].submitted)
+    bench.waiting = bench.run(one("b"), ["x"], query="q2")
+    bench.until(lambda: any(slot.drains for slot in bench.dispatcher._pool.slots()))
+    return bench
+
+
+def test_an_engine_takes_calls_again_when_nobody_waits_for_its_memory(benches):
+    bench = held(benches)
+    bench.dispatcher.close(bench.waiting)
+    bench.until(lambda: "b" not in bench.states())
+    bench.run(one("a"), ["y"], query="q3")
+    bench.until(lambda: bench.answers == ["<user:y>"])
+    bench.engines["a"].release("user:slow")
+    bench.until(lambda: bench.dispatcher.status().calls_in_flight == 0)
+
+
+def test_calls_that_a_dead_engine_held_back_get_another(benches):
+    bench = held(benches)
+    bench.run(one("a"), ["y"], query="q3")
+    bench.dispatcher.status()
+    bench.engines["a"].dead = True
+    bench.engines["a"].wake()
+    deadline = time.monotonic() + WAIT
+    while len(bench.answers) < 2:  # the first stream fails with the engine, as it should
+        assert time.monotonic() < deadline, bench.log
+        time.sleep(0.002)
+    assert bench.answers.count("<user:y>") == 1
+
+
+def test_an_engine_that_starts_slowly_gets_its_turn(benches):
+    bench = benches(hold=lambda prompt: "slow" in prompt, patience=0.1)
+    create = bench.dispatcher._pool._create
+
+    def slowly(model: str, kind: EngineKind) -> Engine:
+        time.sleep(0.2)
+        return create(model, kind)
+
+    bench.dispatcher._pool._create = slowly
+    bench.run(one("a"), ["slow"], query="q1")
+    bench.until(lambda: "a" in bench.engines and bench.engines["a"].submitted)
+    bench.run(one("b"), ["x"], query="q2")
+    bench.until(lambda: any(slot.drains for slot in bench.dispatcher._pool.slots()))
+    others = bench.answers
+    bench.run(one("a"), ["y"], query="q3")
+    bench.dispatcher.status()
+    bench.engines["a"].release("user:slow")
+    bench.until(lambda: "<user:x>" in bench.answers and "<user:y>" in bench.answers)
+    assert others is not bench.answers
+    assert bench.log.count("+b") == 1

@@ -263,3 +263,13 @@ def test_numbers_of_all_kinds(spark: SparkSession, session_kind: str) -> None:
     text = records_of(df.select(llm("Read {fields}", fields=fields).alias("answer")))[0]
     assert text == df.select(F.to_json(F.struct(*fields))).collect()[0][0]
     assert json.loads(text)["g"] == "ä"
+
+
+def test_a_sample_never_fills_a_cache_with_calls(spark: SparkSession) -> None:
+    df = spark.table("fields_reviews").select("product", llm("To be cached {0}", "body").alias("text")).cache()
+    asked = df.select(llm("Of a cache: {fields}", fields=["text", "product"]).alias("a"))
+    with spark_helium.measure(spark) as run:
+        asked.explain()
+    assert run.calls_requested == 0
+    assert len(asked.collect()) == len(REVIEWS)
+    df.unpersist()

@@ -12,7 +12,7 @@ import org.apache.spark.sql.execution.{LogicalRDD, SQLExecution}
 import org.apache.spark.sql.execution.columnar.InMemoryRelation
 import org.apache.spark.sql.execution.datasources.{HadoopFsRelation, LogicalRelation}
 import org.apache.spark.sql.execution.datasources.v2.DataSourceV2ScanRelation
-import org.apache.spark.sql.helium.expressions.Predicates
+import org.apache.spark.sql.helium.expressions.{LLMCall, Predicates}
 import org.apache.spark.sql.helium.plans.EvalLLM
 import org.apache.spark.sql.internal.SQLConf
 
@@ -54,11 +54,18 @@ object FieldSample {
 
   private def obstacle(values: Seq[Expression], plan: LogicalPlan): Option[String] =
     if (plan.isStreaming) Some("the input is a stream")
-    else if (plan.exists(_.isInstanceOf[EvalLLM])) Some("calls run below, and a sample would run them")
+    else if (plan.exists(asks)) Some("calls run below, and a sample would run them")
     else values.find(!_.references.subsetOf(plan.outputSet)).map(e => s"$e reads an answer")
       .orElse((values ++ plan.collect { case node => node.expressions }.flatten)
         .find(!Predicates.isMovable(_))
         .map(e => s"$e is not deterministic, a subquery or a user's function"))
+
+  /** Whether a plan makes calls, be it to fill a cache. */
+  private def asks(plan: LogicalPlan): Boolean = plan match {
+    case _: EvalLLM => true
+    case cached: InMemoryRelation => cached.cacheBuilder.logicalPlan.exists(asks)
+    case other => LLMCall.firstIn(other.expressions).nonEmpty
+  }
 
   /** The plan to read from. */
   private def source(values: Seq[Expression], plan: LogicalPlan): Either[String, LogicalPlan] = {
