@@ -101,6 +101,8 @@ def server(local: dict[str, list[EngineResult]]) -> Iterator[str]:
     command += ["--model", models.resolve(MODEL, Settings()), "--served-model-name", MODEL, "--dtype", "float32"]
     command += ["--max-model-len", "1024", "--block-size", "32", "--max-num-seqs", "64", "--enforce-eager"]
     command += ["--kv-cache-memory-bytes", str(256 << 20), "--enable-prompt-tokens-details"]
+    # As the local engine has it: JSON without white space between values.
+    command += ["--structured-outputs-config", json.dumps({"backend": "xgrammar", "disable_any_whitespace": True})]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
     environment |= {"OMP_WAIT_POLICY": "PASSIVE", "VLLM_API_KEY": "sk-local"}
     with tempfile.TemporaryFile() as log:
