@@ -101,13 +101,8 @@ class Spendings:
         self._last_use[stream.account] = self._clock()  # asked for in each turn while a stream is open
         return spending
 
-    def closed(self, stream: _Spender) -> None:
-        """A stream ended; another one of its query may come."""
-        if stream.account in self._by_account:
-            self._last_use[stream.account] = self._clock()
-
     def forget_finished(self) -> None:
-        """Forget queries of which nothing was heard for :data:`KEEP_SECONDS`, while no call is under way."""
+        """Forget queries that have had no stream for :data:`KEEP_SECONDS`."""
         now = self._clock()
         for account, last in list(self._last_use.items()):
             if now - last > KEEP_SECONDS:

@@ -271,7 +271,7 @@ class Dispatcher:
                 self._fail(stream, slot.reason, call.model)
             elif slot.running is None or slot.drains:
                 slot.waiting.append(group)
-            elif stream.graph.calls[group.call].composite is not None:
+            elif call.composite is not None:
                 budget -= max(1, self._unroll(slot, slot.running, group, budget))
             else:
                 budget -= len(group.rows)
@@ -634,7 +634,6 @@ class Dispatcher:
         stream.closed = True
         if self._streams.pop(stream, None) is not None:
             self._query_answers.closed(stream.query)
-            self._spendings.closed(stream)
             for running in self._scheduled.pop(stream):
                 running.schedule.end(stream.state)
         self._forget(stream)

@@ -70,7 +70,7 @@ def test_tasks_of_one_query_spend_together() -> None:
     assert book.of(Spender("r", Budget(calls=1))) is not book.of(one)
     assert book.of(Spender("s", Budget())) is None
     now[0] = KEEP_SECONDS - 1
-    book.closed(one)
+    book.of(one)  # as the dispatcher does in every turn while a stream is open
     now[0] = KEEP_SECONDS + 1
     book.forget_finished()
     assert len(book) == 1, "only what was not heard of for long"
