@@ -23,15 +23,17 @@ FIRST_ROWS = 100.0  # rows that are expected of a query before more have come
 
 
 @dataclass(slots=True)
-class _Rows:
-    users: int = 0
-    left: int = 0
+class _Query:
+    has_order: bool  # whether its calls can be put in more than one order of operators
+    streams: int = 0
+    rows_left: int = 0
 
 
 class Schedule:
     """The schedule of one engine. Only the dispatcher's thread uses it.
 
-    Queries whose graphs are one call each need no ranks: with nothing but these, the order is by prefixes alone.
+    The tree holds the graphs of all running queries. While each of them is one call, there is nothing to rank: the
+    order is by prefixes alone, and nothing need be learned for it.
     """
 
     def __init__(self, info: EngineInfo, prefixes: StaticPrefixes, clock: Callable[[], float] = time.monotonic) -> None:
@@ -40,7 +42,8 @@ class Schedule:
         self._tree = TemplatedRadixTree(info.block_size)
         worker = Worker(info.model, max(1, info.kv_blocks * info.block_size))
         self._ranking = Ranking(self._tree, [worker])
-        self._rows: dict[Hashable, _Rows] = {}
+        self._queries: dict[Hashable, _Query] = {}
+        self._orderable = 0  # queries of more than one call
         self._is_new = False
         self._looked_at = -REVISE_SECONDS
 
@@ -54,47 +57,49 @@ class Schedule:
 
         ``here`` says whether a call is one of this engine's; what others compute costs this one nothing.
         """
-        if len(graph.calls) < 2:
-            return
-        rows = self._rows.get(query)
-        if rows is None:
+        known = self._queries.get(query)
+        if known is None:
             beginnings = [self._prefixes.of(call) if here(call) else None for call in graph.calls]
             self._tree.add(query, operators_of(graph, query, beginnings), FIRST_ROWS)
-            rows = self._rows[query] = _Rows()
-            self._is_new = True
-        rows.users += 1
+            known = self._queries[query] = _Query(len(graph.calls) > 1)
+            self._orderable += known.has_order
+            self._is_new |= known.has_order
+        known.streams += 1
 
     def end(self, query: Hashable) -> None:
         """A stream of a query's call graph is over."""
-        rows = self._rows.get(query)
-        if rows is not None:
-            rows.users -= 1
-            if rows.users == 0:
-                del self._rows[query]
+        known = self._queries.get(query)
+        if known is not None:
+            known.streams -= 1
+            if known.streams == 0:
+                del self._queries[query]
+                self._orderable -= known.has_order
                 self._tree.remove(query)
-                self._is_new &= bool(self._rows)
+                self._is_new &= bool(self._queries)
 
     def expect(self, query: Hashable, rows: int) -> None:
         """So many more rows of a query have arrived, or fewer are left to do."""
-        known = self._rows.get(query)
+        known = self._queries.get(query)
         if known is not None:
-            known.left += rows
-            self._tree.expect(query, max(FIRST_ROWS, known.left))
+            known.rows_left += rows
+            self._tree.expect(query, max(FIRST_ROWS, known.rows_left))
 
     def observe(self, operator: OperatorId, result: EngineResult) -> None:
         """An operator's call was answered."""
-        if operator.query in self._rows and result.error is None:
+        if self._orderable and operator.query in self._queries and result.error is None:
             self._ranking.observe(operator, result.prompt_tokens, result.output_tokens)
 
     def observe_guard(self, operator: OperatorId, passed: int, total: int) -> None:
         """An operator's guard was true for ``passed`` of ``total`` rows."""
-        if operator.query in self._rows:
+        if self._orderable and operator.query in self._queries:
             self._ranking.observe_guard(operator, passed, total)
 
     @property
     def is_due(self) -> bool:
         """Whether it is time to :meth:`revise` the order."""
-        return self._is_new or (bool(self._rows) and self._clock() - self._looked_at >= REVISE_SECONDS)
+        if not self._orderable:
+            return False
+        return self._is_new or self._clock() - self._looked_at >= REVISE_SECONDS
 
     def revise(self) -> bool:
         """Look at the order anew; whether it changed."""

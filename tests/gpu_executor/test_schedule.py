@@ -69,6 +69,17 @@ def test_one_call_needs_no_ranks(schedule):
     assert not schedule.is_due
 
 
+def test_one_call_beside_a_graph_is_ranked_with_it(schedule):
+    schedule.begin("one", CallGraph((call(0, "long ", InputRef(0), max_tokens=16),), 1))
+    assert not schedule.is_due
+    schedule.begin("q", GRAPH)
+    assert schedule.is_due
+    schedule.revise()
+    assert schedule.order.ranks.keys() == {OperatorId("one", 0), *(OperatorId("q", k) for k in range(3))}
+    schedule.end("q")
+    assert not schedule.is_due
+
+
 def test_the_last_stream_that_ends_takes_its_query_out(schedule):
     for _ in range(2):
         schedule.begin("q", GRAPH)
