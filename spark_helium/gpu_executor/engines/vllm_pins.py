@@ -16,7 +16,8 @@ that there are none. Where all pins together could not help, they keep what they
 
 What is relied on is looked at twice. :func:`what_is_missing` reads the signatures of the installed version before it
 starts, and :class:`VllmPins` tries the block pool of the engine that started. Where something is not as expected, the
-engine runs with vLLM's plain prefix caching, and says why. Known to fit: 0.20, 0.23, 0.27, 0.32, 0.33.
+engine runs with vLLM's plain prefix caching, and says why. It has run with 0.27.0, 0.31.0 and 0.32.0; the signatures
+of 0.20, 0.23 and 0.33 fit.
 """
 
 from __future__ import annotations
