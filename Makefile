@@ -66,8 +66,8 @@ demo: $(INSTALLED) ## Ask the built-in model about a table of product reviews (E
 .PHONY: test
 test: lint typecheck scala ## All checks and tests, the real engine's too
 	$(PYTEST) -m "not engine" $(SUITES)
-	$(PYTEST) --session connect -m "not engine" tests/functions \
-	  $(addprefix tests/sql/test_,placement.py analysis_errors.py measurement.py report.py fields.py)
+	$(PYTEST) --session connect -m "not engine" tests/functions tests/test_semantic.py \
+	  $(addprefix tests/sql/test_,placement.py analysis_errors.py measurement.py report.py fields.py semantic_joins.py)
 	$(PYTEST) -m engine $(SUITES)
 
 .PHONY: test-fast

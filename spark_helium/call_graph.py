@@ -136,20 +136,28 @@ class Composite:
 
     Attributes
     ----------
-    kind: ``"reduce"``, a tree: texts are taken together, then the answers; or ``"fold"``, a chain over the texts.
+    kind: ``"reduce"``, a tree: texts are taken together, then the answers; ``"fold"``, a chain over the texts; or
+        ``"top"``, a tournament: pairs of texts are compared, the earlier of them in the place of the answer so far.
     items: an input column of type ``list<string>``; NULLs in it are passed over, and without texts the answer is NULL.
-    further: of a tree, what puts answers together; of a chain, what goes on from an answer with the next text.
+    further: of a tree, what puts answers together; of a chain, what goes on from an answer with the next text; of a
+        tournament, what compares. Its answer is a JSON array of positions in ``items``, the best first.
     budget: of a tree, tokens of texts in one prompt; 0: as the context allows.
+    take: of a tournament, how many of the best texts to name.
     """
 
     kind: str
     items: InputRef
     further: tuple[Message, ...]
     budget: int = 0
+    take: int = 0
 
     def __post_init__(self) -> None:
-        if self.kind not in ("reduce", "fold"):
-            raise ValueError(f"{self.kind!r} is no kind of composite call; this spark_helium knows reduce and fold")
+        if self.kind not in ("reduce", "fold", "top"):
+            raise ValueError(
+                f"{self.kind!r} is no kind of composite call; this spark_helium knows reduce, fold and top"
+            )
+        if self.kind == "top" and self.take < 1:
+            raise ValueError(f"a tournament over texts names {self.take} of them; it takes one at least")
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +277,7 @@ class CallGraph:
 def _check_composite(call: Call, composite: Composite) -> None:
     """The prompts of a composite call read what is at hand, and nothing else."""
     further = {ref for message in composite.further for ref in references(message.parts)}
-    so_far = {CallRef(call.index)} if composite.kind == "fold" else set()
+    so_far = {CallRef(call.index)} if composite.kind in ("fold", "top") else set()
     parts = [part for message in (*call.messages, *composite.further) for part in message.parts]
     plain = all(isinstance(part, str | Data | InputRef | CallRef) for part in parts)
     if not plain or set(call.prompt_references()) != {composite.items} or further - so_far != {composite.items}:
@@ -303,6 +311,7 @@ def _call_to_dict(call: Call) -> dict[str, Any]:
             "items": {"input": call.composite.items.index},
             "further": _messages_to_json(call.composite.further),
             "budget": call.composite.budget,
+            "take": call.composite.take,
         }
     if call.constraint is not None:
         c = call.constraint
@@ -357,6 +366,7 @@ def _call_from_dict(index: int, data: Mapping[str, Any]) -> Call:
             items=input_from_json(composite["items"]),
             further=_messages_from_json(composite["further"]),
             budget=int(composite.get("budget", 0)),
+            take=int(composite.get("take", 0)),
         ),
     )
 

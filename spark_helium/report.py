@@ -5,13 +5,14 @@ from __future__ import annotations
 import html
 import json
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from spark_helium.errors import ArgumentError
+from spark_helium.semantic import SampledJoin
 
 _COLUMNS = ("calls", "distinct prompts", "prompt tokens", "in shared prefixes")
 
@@ -70,6 +71,37 @@ class NodeReport:
 
 
 @dataclass(frozen=True, slots=True)
+class PrefilterRecall:
+    """What the pre-filter of a semantic join kept of the matches of a sample.
+
+    Attributes
+    ----------
+    rows : int
+        Left rows of the sample that have a pair.
+    matches, kept : int
+        Pairs for which the template is true, and those of them that the pre-filter let through.
+    recall : float or None
+        Their share; None without matches.
+    calls, calls_saved : int
+        Different pairs of texts, and those of them that the pre-filter spares.
+    """
+
+    rows: int
+    matches: int
+    kept: int
+    recall: float | None
+    calls: int
+    calls_saved: int
+
+    def __str__(self) -> str:
+        share = "no match, so that the recall is not known" if self.recall is None else f"recall {self.recall:.3f}"
+        return (
+            f"{share}: kept {self.kept:,} of {self.matches:,} matches of {self.rows:,} left rows, "
+            f"and spared {self.calls_saved:,} of {self.calls:,} calls"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """The result of :func:`explain`; a text when printed, a table in a notebook.
 
@@ -83,6 +115,8 @@ class Report:
         The EvalLLM nodes of the plan.
     templates : tuple of PromptTemplate
         The prompts of its calls, each once per function and model.
+    prefilter : PrefilterRecall or None
+        Of a join with a sample that was analyzed.
     """
 
     before: str
@@ -90,6 +124,7 @@ class Report:
     did: tuple[Note, ...]
     nodes: tuple[NodeReport, ...]
     templates: tuple[PromptTemplate, ...] = ()
+    prefilter: PrefilterRecall | None = None
 
     def __str__(self) -> str:
         parts = ["== Without the rules ==", self.before.rstrip(), "", "== With the rules ==", self.after.rstrip(), ""]
@@ -103,6 +138,8 @@ class Report:
             if node.actual is not None:
                 parts += [f"  expected in all: {_total(node)}", f"  actual:          {_actual(node.actual)}"]
             parts.append("")
+        if self.prefilter is not None:
+            parts += ["== Pre-filter, on the sample ==", str(self.prefilter)]
         return "\n".join(parts).rstrip()
 
     __repr__ = __str__
@@ -123,6 +160,8 @@ class Report:
                 parts.append(table(pair, ["", "all calls of the node"]))
             if node.declined:
                 parts.append(table([[note.rule, note.text] for note in node.declined], ["rule", "why it declined"]))
+        if self.prefilter is not None:
+            parts.append(table([[str(self.prefilter)]], ["pre-filter, on the sample"]))
         if self.templates:
             shown = [[t.function, t.model, t.template] for t in self.templates]
             parts.append(table(shown, ["function", "model", "prompt template"]))
@@ -131,15 +170,16 @@ class Report:
         return "\n".join(parts)
 
 
-def explain(df: DataFrame, *, analyze: bool = False) -> Report:
+def explain(df: DataFrame | SampledJoin, *, analyze: bool = False) -> Report:
     """Report what the optimizer makes of the LLM calls of a query.
 
     Parameters
     ----------
     df
-        A DataFrame of a classic or a Connect session with spark_helium.
+        A DataFrame of a classic or a Connect session with spark_helium, or a join with a sample.
     analyze
-        Run the query, throw its rows away, and put what each node counted beside what was expected.
+        Run the query, throw its rows away, and put what each node counted beside what was expected. Of a join with a
+        sample, ask all pairs of the sample too, and tell what its pre-filter lost.
 
     Returns
     -------
@@ -151,6 +191,12 @@ def explain(df: DataFrame, *, analyze: bool = False) -> Report:
     --------
     >>> print(spark_helium.explain(df))  # doctest: +SKIP
     """
+    if isinstance(df, SampledJoin):
+        report = explain(df.rows, analyze=analyze)
+        if not analyze:
+            return report
+        [told] = df.recall.collect()
+        return replace(report, prefilter=PrefilterRecall(**told.asDict()))
     if not isinstance(df, DataFrame):
         raise ArgumentError(f"explain() got {df!r:.80}; pass a DataFrame, such as spark.sql(...)")
     view = f"helium_explain_{uuid.uuid4().hex}"

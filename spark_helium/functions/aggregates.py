@@ -115,6 +115,44 @@ def llm_fold(array: ColumnOrName, init_template: str, step_template: str, **opti
     return _call("llm_fold", [column("llm_fold", "array", array), *templates], options)
 
 
+def llm_top_k(array: ColumnOrName, criterion: str, k: int, **options: Unpack[UnrolledOptions]) -> Column:
+    """The positions, from 0, of the ``k`` elements of an array that fit a criterion best, the best first.
+
+    Of n different elements at most ``n - 1 + (k - 1) * (ceil(log2(n)) - 1)`` pairs are compared, a call each. A hash
+    says which element of a pair the model reads first, so that the same ones are chosen whatever order they come in.
+
+    Parameters
+    ----------
+    array
+        Array of texts. NULL elements are passed over; NULL, and an array without texts, give NULL.
+    criterion
+        What the elements are compared by. Equal elements are not compared, they follow each other in their order.
+    k
+        How many positions, 1 or more.
+    **options
+        See :class:`UnrolledOptions`.
+
+    Returns
+    -------
+    Column
+        Arrays of at most ``k`` integers.
+
+    Raises
+    ------
+    ArgumentError
+        A value is not of the kind that the function takes.
+
+    Examples
+    --------
+    >>> from spark_helium.functions import llm_top_k
+    >>> column = llm_top_k("bodies", "the most specific complaint", 3)
+    """
+    if type(k) is not int or k < 1:
+        raise ArgumentError(f"llm_top_k() got k={k!r}; pass a whole number, 1 or more")
+    given = [column("llm_top_k", "array", array), _text("llm_top_k", "criterion", criterion), F.lit(k)]
+    return _call("llm_top_k", given, options)
+
+
 def _call(function: str, arguments: list[Column], options: UnrolledOptions) -> Column:
     return call(function, arguments, {}, options, UnrolledOptions)
 

@@ -1,4 +1,4 @@
-"""What a composite call becomes: a tree of calls over many texts, or a chain of them. Knows no engine and no template.
+"""What a composite call becomes: a tree, a chain or a tournament of calls. Knows no engine and no template.
 
 Tree (``ai_agg``)::
 
@@ -14,10 +14,23 @@ order and their answers. As merges take two texts at least, a tree over n leaves
 n - 1 calls above them. A text of more tokens than the budget is cut into parts that fit, each a text of its own.
 
 Chain (``llm_fold``): the first text alone, then each further one with the answer so far.
+
+Tournament (``llm_top_k``): tree selection (Knuth, The Art of Computer Programming, vol. 3, section 5.2.3) with calls as
+comparisons. Neighbours meet, then the winners, until one is left. For the next best only the matches on the way of the
+last winner are played again, and the first of them has no opponent left. Who meets whom, and which of two texts is
+read first, hashes of the texts decide::
+
+    texts      b a c a d                   equal ones are one player
+    players    c a d b                     in the order of their hashes
+    matches    c-a  d-b                    the hash of a pair says which one is text 1
+                a    d
+    champion     a                         elements 1 and 3 of the array; then c against d
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -31,6 +44,10 @@ Count = Callable[[Sequence[str]], list[int]]
 
 class DoesNotFitError(Exception):
     """A tree cannot go on within the model's context; the text is for the user."""
+
+
+class NoVerdictError(Exception):
+    """A comparison was answered with something else than 1 or 2; the text is for the user."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +66,7 @@ class Step:
     ----------
     number: by which :meth:`Program.settle` knows it.
     text: the texts at hand, joined.
-    so_far: the answer that a chain goes on from.
+    so_far: the answer that a chain goes on from; in a tournament the text that ``text`` is compared with.
     is_first: whether the composite call's own messages write the prompt, and not the further ones.
     is_last: whether its answer is that of the composite call.
     where: what of the row it is about, for messages.
@@ -80,7 +97,13 @@ class Program(Protocol):
         """
 
     def settle(self, number: int, answer: str) -> None:
-        """A call is answered."""
+        """A call is answered.
+
+        Raises
+        ------
+        NoVerdictError
+            The row must fail.
+        """
 
     @property
     def answer(self) -> str | None:
@@ -194,6 +217,117 @@ class Chain:
         self._so_far, self._waits = answer, False
         if not self._texts:
             self.answer = answer
+
+
+_OPEN, _NOBODY = -1, -2  # of a node of a tournament: its match is not over; all below it are ranked
+
+
+class Tournament:
+    """The ``take`` best of one row's texts by pairwise comparisons, of which each is answered with ``1`` or ``2``.
+
+    Of d different texts it makes at most ``d - 1 + (k - 1) * (ceil(log2(d)) - 1)`` comparisons, ``k = min(take, d)``,
+    and ``d - 1`` for the best alone; equal texts are not compared, they follow each other in the order of their
+    positions. A match begins when both its sides are known.
+
+    Models prefer a text by its place in the prompt (Zheng et al., arXiv 2306.05685, section 3.3). To ask each pair both
+    ways would cost twice the calls, and leave open what contradicting answers mean. Here a hash of the two texts says
+    which one stands first, and hashes of the texts who meets whom. So every pair is asked one way whatever the
+    order of the array, the answer is the same texts for all orders, and over many pairs a preference for a place
+    favours nobody. Within a pair whose texts are about equally good the place may still decide.
+
+    Attributes
+    ----------
+    answer: a JSON array of positions, the best first.
+
+    Parameters
+    ----------
+    texts: with their positions, ascending; one at least.
+    take: how many to name; 1 at least.
+    """
+
+    def __init__(self, texts: Iterable[tuple[int, str]], take: int) -> None:
+        self.answer: str | None = None
+        positions: dict[str, list[int]] = {}
+        for position, text in texts:
+            positions.setdefault(text, []).append(position)
+        hashed = sorted((_digest(text.encode("utf-8", "surrogatepass")), text) for text in positions)
+        self._texts = [text for _, text in hashed]
+        self._digests = [digest for digest, _ in hashed]
+        self._positions = [positions[text] for text in self._texts]
+        self._take = min(take, sum(map(len, self._positions)))
+        self._ranked: list[int] = []  # positions
+        self._due: deque[tuple[int, int]] = deque()  # matches to ask for: level, place
+        self._asked: dict[int, tuple[int, int, tuple[int, int]]] = {}  # with the players, in the order of the prompt
+        self._number = 0
+        # Level 0 has the players, the node (l, i) the winner of the nodes (l - 1, 2i) and (l - 1, 2i + 1).
+        self._nodes = [list(range(len(self._texts)))]
+        while len(self._nodes[-1]) > 1:
+            self._nodes.append([_OPEN] * ((len(self._nodes[-1]) + 1) // 2))
+        for place in range(0, len(self._texts), 2):
+            self._go_up(0, place)
+
+    @property
+    def can_plan(self) -> bool:
+        return bool(self._due)
+
+    def plan(self, count: Count, most: int) -> list[Step]:
+        """The comparisons that can be asked; a tournament counts no tokens."""
+        steps = []
+        for _ in range(min(most, len(self._due))):
+            level, place = self._due.popleft()
+            first, second = self._in_order(*self._sides(level, place))
+            where = f"comparison of elements {self._positions[first][0]} and {self._positions[second][0]}"
+            text, so_far = self._texts[second], self._texts[first]
+            steps.append(Step(self._number, text, so_far, is_first=False, is_last=False, where=where))
+            self._asked[self._number] = (level, place, (first, second))
+            self._number += 1
+        return steps
+
+    def settle(self, number: int, answer: str) -> None:
+        level, place, players = self._asked.pop(number)
+        if answer not in ("1", "2"):
+            raise NoVerdictError(f"the answer is {answer[:40]!r}, not 1 or 2; raise max_tokens")
+        self._nodes[level][place] = players[int(answer) - 1]
+        self._go_up(level, place)
+
+    def _sides(self, level: int, place: int) -> list[int]:
+        return self._nodes[level - 1][2 * place : 2 * place + 2]
+
+    def _in_order(self, one: int, other: int) -> tuple[int, int]:
+        """Two players as their prompt has them. Players are numbered by their hashes."""
+        low, high = sorted((one, other))
+        return (low, high) if _digest(self._digests[low] + self._digests[high])[0] % 2 else (high, low)
+
+    def _go_up(self, level: int, place: int) -> None:
+        """From a node that is known, through all matches that need no call."""
+        while self.answer is None:
+            if level == len(self._nodes) - 1:
+                place = self._rank(self._nodes[level][0])
+                level = 0
+                continue
+            level, place = level + 1, place // 2
+            sides = self._sides(level, place)
+            if _OPEN in sides:
+                return
+            present = [side for side in sides if side != _NOBODY]
+            if len(present) == 2:
+                self._due.append((level, place))
+                return
+            self._nodes[level][place] = present[0] if present else _NOBODY
+
+    def _rank(self, winner: int) -> int:
+        """The winner leaves the tournament; returns the place from where its matches are played again."""
+        self._ranked += self._positions[winner]
+        if len(self._ranked) >= self._take:
+            self.answer = json.dumps(self._ranked[: self._take], separators=(",", ":"))
+        self._nodes[0][winner] = _NOBODY
+        for level in range(1, len(self._nodes)):
+            self._nodes[level][winner >> level] = _OPEN
+        return winner
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()
 
 
 def _cut(sized: list[tuple[int, str, int]], budget: int, count: Count) -> list[tuple[int, str, int]]:

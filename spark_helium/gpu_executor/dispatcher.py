@@ -305,7 +305,7 @@ class Dispatcher:
         if group.rows:
             self._begin(stream, slot, running, group)
         for outcome in outcomes:
-            self._settle(stream, unrolled.batch, k, outcome.row, reason=outcome.reason)
+            self._settle(stream, unrolled.batch, k, outcome.row, text=outcome.text, reason=outcome.reason)
         for ask in asks:
             if not stream.closed:  # the engine may die of one of them
                 self._ask(slot, running, CallGroup(stream, unrolled, k, ask.numbers), ask.call, ask.prompts)

@@ -22,7 +22,17 @@ from typing import TYPE_CHECKING
 from spark_helium.call_graph import Call, CallRef, InputRef, Message
 from spark_helium.gpu_executor.arrays import FlawedColumn
 from spark_helium.gpu_executor.call_template import CallTemplate, Column
-from spark_helium.gpu_executor.composite import SEPARATOR, Chain, DoesNotFitError, Limits, Program, Step, Tree
+from spark_helium.gpu_executor.composite import (
+    SEPARATOR,
+    Chain,
+    DoesNotFitError,
+    Limits,
+    NoVerdictError,
+    Program,
+    Step,
+    Tournament,
+    Tree,
+)
 from spark_helium.gpu_executor.engines.base import PromptRenderer, RenderError, Tokens, token_count
 
 if TYPE_CHECKING:
@@ -114,7 +124,9 @@ class UnrolledCalls:
                 return token_counts(renderer, texts)
 
             try:
-                steps += [(row, step) for step in program.plan(count, most)]
+                planned = program.plan(count, most)
+                steps += [(row, step) for step in planned]
+                most -= len(planned) if isinstance(program, Tournament) else 0  # which counts no tokens
             except DoesNotFitError as e:
                 outcomes.append(self._end(row, reason=str(e)))
             most -= sum(looked_at)
@@ -128,7 +140,10 @@ class UnrolledCalls:
             return None  # another call of the row failed before
         if reason or text is None:
             return self._end(row, reason=f"{step.where}: {reason}")
-        program.settle(step.number, text)
+        try:
+            program.settle(step.number, text)
+        except NoVerdictError as e:
+            return self._end(row, reason=f"{step.where}: {e}")
         if program.answer is not None:
             return self._end(row, text=program.answer, truncated=truncated)
         self._due.append(row)
@@ -137,10 +152,16 @@ class UnrolledCalls:
     def _begin(self, row: int, renderer: PromptRenderer, max_model_len: int) -> Outcome | None:
         if isinstance(self._items, FlawedColumn) and row in self._items.reasons:
             return Outcome(row, reason=self._items.reasons[row])
-        texts = [text for text in self._items[row] if text is not None]
-        if not texts:
+        items = [(i, text) for i, text in enumerate(self._items[row]) if text is not None]
+        if not items:
             return Outcome(row)
-        if self._composite.kind == "fold":
+        texts = [text for _, text in items]
+        if self._composite.kind == "top":
+            program = Tournament(items, self._composite.take)
+            if program.answer is not None:
+                return Outcome(row, program.answer)
+            self._programs[row] = program
+        elif self._composite.kind == "fold":
             self._programs[row] = Chain(texts)
         else:
             limits = self._limits_of(renderer, max_model_len)

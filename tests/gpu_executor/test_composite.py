@@ -1,14 +1,27 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
+import random
 from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spark_helium.gpu_executor.composite import SEPARATOR, Chain, DoesNotFitError, Limits, Program, Step, Tree, cut
+from spark_helium.gpu_executor.composite import (
+    SEPARATOR,
+    Chain,
+    DoesNotFitError,
+    Limits,
+    NoVerdictError,
+    Program,
+    Step,
+    Tournament,
+    Tree,
+    cut,
+)
 
 # Numbers in brackets, so that an answer can say which texts it stands for.
 lengths = st.lists(st.integers(1, 30), min_size=1, max_size=60)
@@ -135,3 +148,79 @@ def test_a_chain_takes_the_texts_one_by_one(texts: list[str]) -> None:
     assert [s.is_first for s in steps] == [n == 0 for n in range(len(texts))]
     assert [s.is_last for s in steps] == [n == len(texts) - 1 for n in range(len(texts))]
     assert chain.answer == f"{len(texts)}"
+
+
+def larger(step: Step) -> str:
+    """The verdict of a judge that is always right."""
+    return "1" if int(step.so_far or "") > int(step.text) else "2"
+
+
+def bound(different: int, take: int) -> int:
+    """Most comparisons of a tournament, as documented."""
+    return max(different - 1 + (min(take, different) - 1) * max(math.ceil(math.log2(different)) - 1, 0), 0)
+
+
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=70), st.integers(1, 80), st.integers(1, 9), st.data())
+def test_a_tournament_is_the_beginning_of_a_stable_sort_within_its_bound(
+    values: list[int], take: int, most: int, data: st.DataObject
+) -> None:
+    program = Tournament([(2 * i, str(value)) for i, value in enumerate(values)], take)
+    steps = play(program, larger, most, data)
+    ranked = sorted(range(len(values)), key=lambda i: (-values[i], i))[:take]
+    assert json.loads(program.answer or "") == [2 * i for i in ranked]
+    different = len(set(values))
+    assert different - 1 <= len(steps) <= bound(different, take)
+    assert all(step.so_far != step.text for step in steps), "equal texts are not compared"
+    assert len({frozenset((s.so_far, s.text)) for s in steps}) == len(steps), "no pair is compared twice"
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 7, 8, 9, 16, 33])
+def test_the_best_of_n_takes_n_minus_one_comparisons_and_the_bound_is_reached(count: int) -> None:
+    """The bound is reached where the tree is full, for the second best of any order."""
+    texts = [(i, str(i)) for i in range(count)]
+    assert len(play(Tournament(texts, 1), larger)) == count - 1
+    two = len(play(Tournament(texts, 2), larger))
+    if count in (4, 8, 16):
+        assert two == bound(count, 2)
+    else:
+        assert two <= bound(count, 2)
+
+
+@given(st.lists(st.integers(0, 99), min_size=1, max_size=20), st.integers(1, 5), st.randoms())
+def test_a_biased_judge_names_the_same_texts_in_any_order_of_the_array(
+    values: list[int], take: int, random: random.Random
+) -> None:
+    """The judge knows the better one of two if they are far apart, else it says that the first one is better."""
+
+    def biased(step: Step) -> str:
+        return "1" if abs(int(step.so_far or "") - int(step.text)) < 30 else larger(step)
+
+    def named(texts: list[str]) -> list[str]:
+        program = Tournament(enumerate(texts), take)
+        play(program, biased)
+        return [texts[i] for i in json.loads(program.answer or "")]
+
+    texts = [str(value) for value in values]
+    shuffled = random.sample(texts, len(texts))
+    assert named(texts) == named(shuffled)
+
+
+def test_a_judge_that_always_says_the_first_prefers_neither_the_earlier_nor_the_later_text() -> None:
+    wins = {"earlier": 0, "lower": 0}
+    for i in range(400):
+        pair = [f"text {i}", f"another text {i}"]
+        program = Tournament(enumerate(pair), 1)
+        [step] = play(program, lambda step: "1")
+        assert program.answer == f"[{pair.index(step.so_far or '')}]"
+        wins["earlier"] += program.answer == "[0]"
+        wins["lower"] += step.so_far == min(pair)
+    # Hashes: a fair coin is within four standard deviations, and this one falls the same way every time.
+    assert all(160 <= count <= 240 for count in wins.values()), wins
+
+
+def test_a_tournament_needs_a_verdict() -> None:
+    program = Tournament([(0, "a"), (1, "b")], 1)
+    [step] = program.plan(letters, 9)
+    assert step.where in ("comparison of elements 0 and 1", "comparison of elements 1 and 0")
+    with pytest.raises(NoVerdictError, match="'3'"):
+        program.settle(step.number, "3")

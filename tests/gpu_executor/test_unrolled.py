@@ -1,7 +1,9 @@
-"""Composite calls in the dispatcher: a tree or a chain of calls per row, which go the way of all calls."""
+"""Composite calls in the dispatcher: a tree, chain or tournament of calls per row, which go the way of all calls."""
 
 from __future__ import annotations
 
+import json
+import random
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
@@ -37,6 +39,18 @@ def fold(index: int = 0, **options: Any) -> Call:
     step = Message("user", ("then ", CallRef(index), " and ", InputRef(0)))
     composite = Composite("fold", InputRef(0), (step,))
     return Call(index, "m", (Message("user", ("first ", InputRef(0))),), Sampling(8), composite=composite, **options)
+
+
+def top(take: int) -> Call:
+    ask = Message("user", ("better? ", CallRef(0), " or ", InputRef(0)))
+    composite = Composite("top", InputRef(0), (ask,), take=take)
+    return Call(0, "m", (Message("user", ("alone? ", InputRef(0))),), Sampling(8), composite=composite)
+
+
+def biased(prompt: str) -> str:
+    """The larger number is better; of two that are near each other the first one in the prompt."""
+    first, second = (int(part) for part in prompt.removeprefix("user:better? ").split(" or "))
+    return "1" if first > second or second - first < 10 else "2"
 
 
 def graph(*calls: Call, inputs: int = 1) -> CallGraph:
@@ -86,6 +100,39 @@ def test_a_chain_per_row_and_calls_that_read_it(benches):
         0: ["THEN FIRST A", "AND? THEN FI"], 1: ["FIRST C", "AND? FIRST C"], 2: [None, None],
     }  # fmt: skip
     assert bench.engine().submitted.index("user:then FIRST A and b") > bench.engine().submitted.index("user:first a")
+
+
+def test_a_tournament_per_row(benches):
+    bench = benches(lambda model: ScriptedEngine(model, answer=biased))
+    rows = [["10", "40", None, "70", "40"], ["7"], None, [], [None], ["5", "5", "5"], ["20", "50"]]
+    inbox = bench.run(graph(top(3)), rows)
+    assert inbox.texts == {0: ["[3,1,4]"], 1: ["[0]"], 2: [None], 3: [None], 4: [None], 5: ["[0,1,2]"], 6: ["[1,0]"]}
+    assert not inbox.reasons
+    # Three different texts: two comparisons for the best, one at most for the next. No call for what is alone or equal.
+    assert 1 + 2 <= inbox.counters.calls_sent <= 1 + 3
+
+
+def test_the_place_in_the_array_does_not_help_where_the_model_prefers_a_place_in_the_prompt(benches):
+    """Numbers that are near each other are decided by the model's preference for the first text alone."""
+    bench = benches(lambda model: ScriptedEngine(model, answer=biased))
+    texts = [str(60 + i) for i in range(12)] + [str(i) for i in range(10)]
+    rows = [random.Random(seed).sample(texts, len(texts)) for seed in range(20)]
+    inbox = bench.run(graph(top(4)), rows)
+    named = [[row[i] for i in json.loads(inbox.texts[n][0])] for n, row in enumerate(rows)]
+    assert named == [named[0]] * 20, "the same texts, in the same order"
+    assert all(int(text) >= 60 for text in named[0]), "what the model knows is not lost"
+    bound = 21 + 3 * (5 - 1)
+    assert 21 <= inbox.counters.calls_sent <= bound, "a pair is the same prompt in every row"
+    assert inbox.counters.calls_requested == 20 * inbox.counters.calls_sent
+
+
+def test_a_comparison_that_fails_fails_its_row(benches):
+    bench = benches(lambda model: ScriptedEngine(model, answer=lambda prompt: "perhaps" if "x" in prompt else "1"))
+    inbox = bench.run(graph(top(1)), [["a", "b"], ["a", "x"], ["refused", "b"]])
+    assert set(inbox.reasons) == {(1, 0), (2, 0)}
+    assert "comparison of elements" in inbox.reasons[1, 0]
+    assert "'perhaps', not 1 or 2" in inbox.reasons[1, 0]
+    assert "the engine refused it" in inbox.reasons[2, 0]
 
 
 def test_rows_do_not_wait_for_each_other(benches):

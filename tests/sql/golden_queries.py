@@ -639,6 +639,23 @@ LIBRARY = {
         JOIN products p ON r.product = p.id AND ai_filter('Does {0} praise {1}?', r.body, p.name)
         """,
     ),
+    "library-semantic-join-prefilter": Golden(
+        "Only the most similar pairs are asked: vectors below the window that ranks them, the filter above it.",
+        """
+        SELECT id, name FROM (
+          SELECT r.id, p.name, body,
+            row_number() OVER (PARTITION BY r.id ORDER BY ai_similarity(body, p.name) DESC) AS place
+          FROM reviews r JOIN products p ON r.stars > p.id
+        ) WHERE place <= 2 AND ai_filter('Does {0} praise {1}?', body, name)
+        """,
+    ),
+    "library-top-k": Golden(
+        "A tournament over the texts of a group is one call; the filter on the group runs below it.",
+        """
+        SELECT product, llm_top_k(bodies, 'the most specific complaint', 2) AS best
+        FROM (SELECT product, collect_list(body) AS bodies FROM reviews GROUP BY product) WHERE product > 1
+        """,
+    ),
     "library-guarded-extract": Golden(
         "A field of an extraction in a branch: the call runs for the rows of the branch.",
         """

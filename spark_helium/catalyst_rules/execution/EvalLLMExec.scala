@@ -38,6 +38,7 @@ import org.apache.spark.sql.types.{StringType, StructField, StructType}
  * @param filters conditions of the filter above, in any order; for a row that one of them drops the
  *   answers need not be there
  * @param expected what the whole query is expected to ask, where a budget needs to know
+ * @param estimate what the calls here are expected to ask for, as EXPLAIN shows it; empty where it cannot be told
  */
 case class EvalLLMExec(
     calls: Seq[LLMCall],
@@ -45,7 +46,8 @@ case class EvalLLMExec(
     child: SparkPlan,
     notes: Seq[RuleNote] = Nil,
     filters: Seq[Expression] = Nil,
-    expected: Option[QueryEstimate] = None)
+    expected: Option[QueryEstimate] = None,
+    estimate: String = "")
   extends UnaryExecNode
   with PythonSQLMetrics {
 
@@ -72,7 +74,7 @@ case class EvalLLMExec(
        |$formattedNodeName
        |Input: ${child.output.mkString("[", ", ", "]")}
        |Calls:
-       |${CallLines(calls, answers, notes).map("  " + _).mkString("\n")}
+       |${lines.map("  " + _).mkString("\n")}
        |""".stripMargin
 
   override def generateTreeString(
@@ -87,11 +89,14 @@ case class EvalLLMExec(
       printOutputColumns: Boolean,
       indent: Int): Unit = {
     // EXPLAIN FORMATTED has its own part for the details.
-    val lines = if (printNodeId) Nil else CallLines(calls, answers, notes)
+    val below = if (printNodeId) Nil else lines
     super.generateTreeString(depth, lastChildren,
-      CallLines.after(append, depth, lastChildren, indent, lines),
+      CallLines.after(append, depth, lastChildren, indent, below),
       verbose, prefix, addSuffix, maxFields, printNodeId, printOutputColumns, indent)
   }
+
+  private def lines: Seq[String] =
+    CallLines(calls, answers, notes) ++ Option.when(estimate.nonEmpty)(s"expected: $estimate")
 
   override protected def withNewChildInternal(newChild: SparkPlan): EvalLLMExec =
     copy(child = newChild)

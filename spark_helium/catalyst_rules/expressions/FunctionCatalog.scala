@@ -65,6 +65,7 @@ object FunctionCatalog {
     Embeddings.functions,
     Aggregates.functions,
     Folds.functions,
+    Tournaments.functions,
     Plumbing.functions)
 
   val all: Seq[Function] = families.flatten

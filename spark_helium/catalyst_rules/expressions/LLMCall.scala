@@ -62,6 +62,12 @@ case class Reduce(budget: Int) extends Program
 /** A chain: each element with the answer so far. */
 case object Fold extends Program
 
+/**
+ * A tournament of pairwise comparisons, which `further` writes: the earlier element stands in the place of the answer so
+ * far. The answer names the `take` best elements by their positions from 0.
+ */
+case class Best(take: Int) extends Program
+
 /** What guided decoding allows as the answer. */
 sealed trait AnswerConstraint
 case class Choices(values: Seq[String]) extends AnswerConstraint

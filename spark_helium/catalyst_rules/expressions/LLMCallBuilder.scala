@@ -399,14 +399,15 @@ object LLMCallBuilder {
       function: String,
       prompt: Unrolled,
       texts: Expression,
-      optionArgs: Seq[(String, Expression)]): LLMCall = {
+      optionArgs: Seq[(String, Expression)],
+      answer: Option[(AnswerConstraint, DataType)] = None): LLMCall = {
     UsageCounters.identify(SQLConf.get)
     val known = options.diff(Seq("system", "choices", "response_schema", "regex"))
     val written = optionArgs.map { case (name, _) =>
       known.find(o => OptionReader.normalize(o) == OptionReader.normalize(name))
         .getOrElse(throw HeliumErrors.unknownOption(function, name, known))
     }
-    val (callOptions, answerType) = optionsOf(function, new OptionReader(function, optionArgs))
+    val (callOptions, answerType) = optionsOf(function, new OptionReader(function, optionArgs), answer = answer)
     LLMCall(function, prompt, Seq(texts), callOptions, answerType, written = written.toSet)
   }
 

@@ -92,17 +92,18 @@ object CallGraph {
         case Unrolled.soFar => List(JObject("call" -> JInt(index)))
         case _ => items
       })).toList)
-      val (kind, budget) = u.program match {
-        case Reduce(tokens) => ("reduce", tokens)
-        case Fold => ("fold", 0)
+      val (kind, budget, take) = u.program match {
+        case Reduce(tokens) => ("reduce", tokens, None)
+        case Fold => ("fold", 0, None)
+        case Best(k) => ("top", 0, Some(k))
       }
       List(
         "messages" -> messages(u.first),
-        "composite" -> JObject(
+        "composite" -> JObject(List[(String, JValue)](
           "kind" -> JString(kind),
           "items" -> items.head,
           "further" -> messages(u.further),
-          "budget" -> JInt(budget)))
+          "budget" -> JInt(budget)) ++ take.map(k => "take" -> JInt(k))))
     }
   }
 

@@ -287,8 +287,10 @@ class PlanEstimates {
     case node: EvalLLM if expressions.forall(_.references.subsetOf(node.child.outputSet)) =>
       distinct(expressions, node.child)
     case join: Join =>
-      val side = join.children.find(c => expressions.forall(_.references.subsetOf(c.outputSet)))
-      side.fold(byColumn(expressions, plan))(distinct(expressions, _))
+      val sides = expressions.groupBy(e => join.children.find(c => e.references.subsetOf(c.outputSet)))
+      // No more pairs than each side has values, one with each of the other's.
+      if (sides.contains(None)) byColumn(expressions, plan)
+      else sides.map { case (side, own) => distinct(own, side.get) }.reduce(_ * _)
     case _ => byColumn(expressions, plan)
   }
 

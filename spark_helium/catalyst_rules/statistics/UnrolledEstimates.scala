@@ -4,6 +4,7 @@ import org.apache.spark.sql.catalyst.expressions._
 import org.apache.spark.sql.catalyst.expressions.aggregate.{AggregateExpression, CollectList}
 import org.apache.spark.sql.catalyst.plans.logical.{Aggregate, LogicalPlan}
 import org.apache.spark.sql.helium.expressions._
+import org.apache.spark.sql.helium.expressions.functions.Tournaments
 
 /**
  * The calls of the engine that one call over an array stands for, on one row.
@@ -26,6 +27,7 @@ class UnrolledEstimates(plans: PlanEstimates) {
     }.sum)
     val (calls, filled) = prompt.program match {
       case Fold => (texts.max(1), each + answer)
+      case Best(take) => (Tournaments.mostComparisons(texts, take), 2 * each)
       case Reduce(tokens) =>
         val budget = if (tokens > 0) tokens.toDouble else UnrolledEstimates.budget
         val leaves = math.ceil(texts * each / budget).max(1)

@@ -65,7 +65,7 @@ object Folds {
     (source, parsed.template)
   }
 
-  private def texts(function: String, array: Expression): Expression = array match {
+  private[functions] def texts(function: String, array: Expression): Expression = array match {
     case Alias(child, _) => texts(function, child)
     case e => e.dataType match {
       case ArrayType(StringType, _) => e

@@ -43,6 +43,17 @@ class PlanEstimatesSuite extends PlanSuite {
     val join = Join(local, few, Inner, Some(EqualTo(id, key)), JoinHint.NONE)
     equal(plans.joinedShare(join, left = true), Estimate(0.25, measured = true))
     equal(plans.rows(join), Estimate(5, measured = true))
+    equal(plans.distinct(Seq(body, key), join), Estimate(5, measured = true), "no more than rows")
+  }
+
+  test("a join has no more different pairs than its sides have values") {
+    val key = AttributeReference("key", IntegerType)()
+    val few = LocalRelation(Seq(key), (0 until 5).map(i => InternalRow(i)))
+    val join = Join(local, few, Inner, None, JoinHint.NONE)
+    equal(plans.distinct(Seq(body, key), join), Estimate(2 * 5, measured = true))
+    val written = Seq(Concat(Seq(body, Literal("x"))), key)
+    equal(plans.distinct(written, join), Estimate(2 * 5, measured = true), "of an expression over one side")
+    equal(plans.distinct(Seq(body, id, key), join), Estimate(20 * 5, measured = true), "of several columns of a side")
   }
 
   test("a call's choices say how many answers there are and how often one comes") {

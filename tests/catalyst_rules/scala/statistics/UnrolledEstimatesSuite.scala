@@ -4,10 +4,11 @@ import org.apache.spark.sql.catalyst.InternalRow
 import org.apache.spark.sql.catalyst.expressions._
 import org.apache.spark.sql.catalyst.plans.logical._
 import org.apache.spark.sql.helium.expressions._
-import org.apache.spark.sql.helium.expressions.functions.{Aggregates, Folds}
+import org.apache.spark.sql.helium.expressions.functions.{Aggregates, Folds, Tournaments}
 import org.apache.spark.sql.helium.plans.EvalLLM
 import org.apache.spark.sql.helium.rules.{ExtractLLMCalls, RewriteAIAggregates}
 import org.apache.spark.sql.helium.testing.PlanSuite
+import org.apache.spark.sql.types.StringType
 import org.apache.spark.unsafe.types.UTF8String
 
 class UnrolledEstimatesSuite extends PlanSuite {
@@ -41,5 +42,24 @@ class UnrolledEstimatesSuite extends PlanSuite {
       CreateArray(Seq(body, body, body)), Literal("{0}"), Literal("{0} {1}"))).asInstanceOf[LLMCall]
     val Seq(found) = new CallEstimates().of(eval(call -> answer(call))(local)): @unchecked
     equal(found.calls.value, 40 * 3.0)
+  }
+
+  test("a tournament is as many comparisons as it makes at most") {
+    val call = Tournaments.functions.head.builder(Seq(
+      CreateArray(Seq.fill(8)(body)), Literal(UTF8String.fromString("c"), StringType), Literal(3)))
+      .asInstanceOf[LLMCall]
+    val Seq(found) = new CallEstimates().of(eval(call -> answer(call))(local)): @unchecked
+    equal(found.calls.value, 40 * (8 - 1 + 2 * (3 - 1.0)))
+    // Two texts of 16 tokens and a separator each, and the question.
+    equal(found.promptTokens > 40, true)
+  }
+
+  test("most comparisons of a tournament") {
+    def most(texts: Int, take: Int): Double = Tournaments.mostComparisons(texts.toDouble, take)
+    equal(Seq(0, 1).map(most(_, 3)), Seq(0.0, 0.0))
+    equal(most(2, 9), 1.0)
+    equal(most(8, 1), 7.0)
+    equal(most(5, 2), 4 + (3 - 1.0))
+    equal(most(5, 9), 4 + 4 * (3 - 1.0))
   }
 }
