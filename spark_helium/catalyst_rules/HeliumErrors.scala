@@ -7,6 +7,7 @@ import org.apache.spark.sql.AnalysisException
 import org.apache.spark.sql.catalyst.expressions.Expression
 import org.apache.spark.sql.catalyst.trees.CurrentOrigin
 import org.apache.spark.sql.catalyst.util.toPrettySQL
+import org.apache.spark.sql.helium.expressions.OptionReader.normalize
 import org.apache.spark.sql.types.{BinaryType, DataType}
 import org.apache.spark.unsafe.types.UTF8String
 
@@ -84,9 +85,18 @@ object HeliumErrors {
   def callInLambda(function: String, place: String): Throwable =
     analysis("HELIUM_CALL_IN_LAMBDA", "function" -> function, "place" -> place)
 
-  def callPlacement(function: String, place: String, reason: String): Throwable =
+  def callPlacement(
+      function: String,
+      place: String,
+      reason: String,
+      way: String = "Compute it as a column of a query below, and use that column here."): Throwable =
     analysis("HELIUM_CALL_PLACEMENT", "function" -> function, "place" -> place,
-      "reason" -> reason)
+      "reason" -> reason, "way" -> way)
+
+  /** A call over both sides of a join that is no inner one, where the join's rows cannot be computed twice. */
+  def callInJoin(function: String, join: String, reason: String): Throwable =
+    callPlacement(function, s"the condition of a $join join", reason,
+      "Write that side to a table first; where it has a LIMIT, an ORDER BY below it is enough.")
 
   def incompatibleSpark(version: String, built: String, running: String): Throwable = {
     val minor = built.split('.').take(2).mkString(".")
@@ -103,7 +113,7 @@ object HeliumErrors {
 
   def callFailed(function: String, model: String, prompt: String, reason: String): Throwable =
     runtime("HELIUM_CALL_FAILED", "function" -> function, "model" -> model,
-      "prompt" -> prompt, "reason" -> reason)
+      "prompt" -> (if (prompt.isEmpty) "(empty)" else prompt.stripSuffix(".")), "reason" -> reason)
 
   def budgetExceeded(reason: String): Throwable =
     runtime("HELIUM_BUDGET_EXCEEDED", "reason" -> reason)
@@ -139,10 +149,11 @@ object HeliumErrors {
     val wanted = UTF8String.fromString(name.toLowerCase(java.util.Locale.ROOT))
     def distance(other: String): Int = wanted.levenshteinDistance(
       UTF8String.fromString(other.toLowerCase(java.util.Locale.ROOT)))
-    known.minByOption(distance) match {
+    val others = known.distinctBy(normalize).filterNot(normalize(_) == normalize(name))
+    others.minByOption(distance) match {
       case Some(best) if distance(best) <= math.max(2, name.length / 3) =>
         s"Did you mean $best?"
-      case _ => s"Known: ${known.sorted.mkString(", ")}."
+      case _ => s"Known: ${others.sorted.mkString(", ")}."
     }
   }
 }

@@ -73,7 +73,13 @@ object AnswerSchema {
     case ShortType => integer(Short.MinValue, Short.MaxValue)
     case IntegerType => integer(Int.MinValue, Int.MaxValue)
     case LongType => typed("integer")
-    case FloatType | DoubleType | _: DecimalType => typed("number")
+    case FloatType | DoubleType => typed("number")
+    case decimal: DecimalType if decimal.scale == 0 =>
+      val most = greatest(decimal).toBigInt
+      typed("integer", "minimum" -> JInt(-most), "maximum" -> JInt(most))
+    case decimal: DecimalType =>
+      val most = greatest(decimal)
+      typed("number", "minimum" -> JDecimal(-most), "maximum" -> JDecimal(most))
     case DateType => typed("string", "format" -> JString("date"))
     case TimestampType => typed("string", "format" -> JString("date-time"))
     case TimestampNTZType =>
@@ -107,6 +113,13 @@ object AnswerSchema {
 
   private def integer(min: Long, max: Long): JObject =
     typed("integer", "minimum" -> JInt(min), "maximum" -> JInt(max))
+
+  /** The greatest value of a decimal type, or the greatest below it whose digits engines can bound. */
+  private def greatest(decimal: DecimalType): BigDecimal = {
+    val (places, most) = if (decimal.scale == 0) (0, 18) else (decimal.scale.min(6), 15)
+    val digits = (decimal.precision - decimal.scale).min(most - places)
+    BigDecimal(10).pow(digits) - BigDecimal(BigInt(1), places)
+  }
 
   /** SQL types of a JSON schema. Local `$ref`s are followed; a recursive one has no SQL type. */
   private class JsonSchemaReader(root: JValue) {

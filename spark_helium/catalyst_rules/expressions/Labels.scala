@@ -21,10 +21,10 @@ case class Label(name: String, description: Option[String] = None)
  */
 object Labels {
 
-  private val expected = "an array of strings, such as array('a', 'b')"
+  private val listOrMap = "an array of names, such as array('a', 'b'); a map or JSON text of names and descriptions"
 
   /** The constant parameter `parameter`; at least one label, all different. */
-  def read(arguments: FunctionArguments, parameter: String): Seq[Label] = {
+  def read(arguments: FunctionArguments, parameter: String, expected: String = listOrMap): Seq[Label] = {
     val function = arguments.function
     val (value, dataType) = arguments.constants.any(parameter).getOrElse(
       throw HeliumErrors.optionOutOfRange(function, parameter, "NULL", expected))
@@ -60,7 +60,11 @@ object Labels {
         ofJson(s.toString).getOrElse(wrongType())
       case _ => wrongType()
     }
-    if (labels.isEmpty || labels.exists(_.name.isEmpty) || labels.map(_.name).distinct.size != labels.size) {
+    val trimmed = labels.map(_.name.trim)
+    trimmed.diff(trimmed.distinct).headOption.foreach { name =>
+      outOfRange(s"a list in which '$name' stands twice")
+    }
+    if (labels.isEmpty || trimmed.exists(_.isEmpty)) {
       outOfRange(labels.map(l => s"'${l.name}'").mkString("array(", ", ", ")"))
     }
     labels

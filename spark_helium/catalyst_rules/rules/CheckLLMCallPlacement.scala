@@ -26,18 +26,19 @@ object CheckLLMCallPlacement extends (LogicalPlan => Unit) {
     case a: Aggregate =>
       AIAgg.firstIn(a.expressions).filter(_ => a.isStreaming).foreach { f =>
         throw HeliumErrors.callPlacement(f.prettyName, "the aggregation of a stream",
-          "the texts of a group come in several batches, and it needs all of them")
+          "the texts of a group come in several batches, and it needs all of them",
+          "Write the stream to a table, and aggregate that.")
       }
     case join: Join => RewriteTwoSidedJoinCalls.declines(join).foreach { reason =>
       val call = LLMCall.firstIn(join.condition).get
-      throw HeliumErrors.callPlacement(
-        call.function, s"the condition of a ${join.joinType.sql} join", reason)
+      throw HeliumErrors.callInJoin(call.function, join.joinType.sql, reason)
     }
     case other if AIAgg.firstIn(other.expressions).isDefined =>
       val place = if (other.expressions.exists(_.exists(_.isInstanceOf[WindowExpression]))) "a window"
         else other.nodeName
       throw HeliumErrors.callPlacement(AIAgg.firstIn(other.expressions).get.prettyName, place,
-        "it is an aggregate for GROUP BY, or for all rows")
+        "it is an aggregate for GROUP BY, or for all rows",
+        "Aggregate in a query below, and join its answers to the rows.")
     case other: BinaryNode =>
       LLMCall.firstIn(other.expressions).foreach { call =>
         throw HeliumErrors.callPlacement(call.function, other.nodeName,
@@ -57,7 +58,7 @@ object CheckLLMCallPlacement extends (LogicalPlan => Unit) {
       }
     case NamedArgumentExpression(name, _) =>
       throw HeliumErrors.callPlacement(NamedArgument.function, "this place",
-        s"$name is the argument of no function")
+        s"$name is the argument of no function", "Give it to a function such as llm().")
     case _ =>
   }
 }

@@ -60,7 +60,7 @@ object ExtractLLMCalls extends Rule[LogicalPlan] {
     case other =>
       val call = LLMCall.firstIn(other.expressions).get
       throw HeliumErrors.callPlacement(call.function, other.nodeName,
-        "this operator has no single input to compute it on")
+        "this operator has no single input to compute it on", "Write the answers to a table first, and read that here.")
   }
 
   private def extractFromUnary(node: UnaryNode): LogicalPlan = {
@@ -162,7 +162,7 @@ object ExtractLLMCalls extends Rule[LogicalPlan] {
             rewritten.copy(joinType = joinType, condition = within.reduceOption(And))))
         case other =>
           val call = LLMCall.firstIn(condition).get
-          throw HeliumErrors.callPlacement(call.function, s"the condition of a ${other.sql} join",
+          throw HeliumErrors.callInJoin(call.function, other.sql,
             RewriteTwoSidedJoinCalls.declines(join).getOrElse("it reads both sides"))
       }
     }

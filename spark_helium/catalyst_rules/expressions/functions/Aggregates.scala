@@ -67,6 +67,8 @@ $optionLines
     val (positional, named) = arguments(function, expressions, Seq("content", "instruction"))
     val instruction = OptionReader.constant(positional(1)) match {
       case Some(text: UTF8String) if text.toString.trim.nonEmpty => text.toString
+      case Some(_: UTF8String) => throw HeliumErrors.optionOutOfRange(function, "instruction", "empty",
+        "a string that says what to do with the texts")
       case Some(other) => throw HeliumErrors.optionType(function, "instruction", String.valueOf(other),
         positional(1).dataType, "a string that says what to do with the texts")
       case None => throw HeliumErrors.optionNotConstant(function, "instruction", positional(1))
@@ -119,9 +121,12 @@ $optionLines
     val byName = own.map { case (name, value) => parameter(name).get -> value }.toMap
     val left = names.filterNot(byName.contains)
     if (positional.size != left.size) {
-      val wanted = s"$function(${names.mkString(", ")})"
-      throw HeliumErrors.templateArguments(function, "",
-        s"it is called as $wanted, and got ${positional.size + own.size} arguments")
+      throw HeliumErrors.arguments(function, names.mkString(s"$function(", ", ", ", option => value...)"),
+        left.drop(positional.size) match {
+          case Seq() => s"it takes ${names.size} arguments, and got ${positional.size + own.size}"
+          case Seq(one) => s"the argument $one is missing"
+          case several => s"the arguments ${several.mkString(" and ")} are missing"
+        })
     }
     val all = byName ++ left.zip(positional)
     (names.map(all), options)

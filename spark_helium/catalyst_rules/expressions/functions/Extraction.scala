@@ -65,6 +65,7 @@ ${Prompts.typedOptionLines} max_tokens is by default
         try ExtractionSchema.parse(text.toString) catch {
           case AnswerSchema.Unsupported(reason) => throw HeliumErrors.answerSchema(function, text.toString, reason)
         }
-      case _ => ExtractionSchema.of(Labels.read(arguments, "schema"))
+      case _ => ExtractionSchema.of(Labels.read(arguments, "schema",
+        "a DDL string such as 'name STRING, age INT', a JSON schema, or names of fields such as array('name', 'age')"))
     }
 }

@@ -1,6 +1,7 @@
 package org.apache.spark.sql.helium.expressions.functions
 
 import org.apache.spark.sql.catalyst.expressions.{Alias, Cast, Expression}
+import org.apache.spark.sql.catalyst.util.toPrettySQL
 import org.apache.spark.sql.helium.HeliumErrors
 import org.apache.spark.sql.helium.expressions._
 import org.apache.spark.sql.helium.expressions.FunctionCatalog.{Function, Group}
@@ -72,7 +73,8 @@ object Folds {
       case NullType => Cast(e, ArrayType(StringType))
       case ArrayType(_: StringType | _: NumericType | BooleanType | DateType | TimestampType | TimestampNTZType |
           NullType, nulls) => Cast(e, ArrayType(StringType, nulls))
-      case _ => throw HeliumErrors.argumentType(function, 1, e)
+      case other => throw HeliumErrors.optionType(function, "array", toPrettySQL(e), other,
+        "an array of texts, such as array(a, b) or split(document, '\\n\\n')")
     }
   }
 

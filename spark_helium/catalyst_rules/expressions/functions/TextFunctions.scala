@@ -112,6 +112,9 @@ ${Prompts.optionLines} max_tokens is 1024 by default,
     val source = arguments.constants.string("from_lang").filter(_.nonEmpty).fold("")(l => s" from ${language(l)}")
     OptionReader.constant(arguments("to_lang")) match {
       case Some(code: UTF8String) =>
+        if (code.toString.isBlank) {
+          throw HeliumErrors.optionOutOfRange(function, "to_lang", "empty", "a language, such as 'es' or 'Spanish'")
+        }
         answer(arguments, s"Translate the text$source into ${language(code.toString)}. " +
           "Answer with the translation alone.", Some(Prompts.atLeastDefault(asLongAsContent)))
       case Some(null) | None =>

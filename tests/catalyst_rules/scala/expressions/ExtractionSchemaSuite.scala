@@ -20,6 +20,18 @@ class ExtractionSchemaSuite extends HeliumSuite {
     equal(bounded("""{"type":["string","null"]}"""), json(""""a":{"type":["string","null"],"maxLength":256}"""))
   }
 
+  test("decimals are bounded by their type, as far as engines bound digits") {
+    def decimal(sql: String): String = ExtractionSchema.parse(s"a $sql NOT NULL").answer.jsonSchema
+    def of(bound: String, most: String): String =
+      json(s""""a":{"type":"$bound","minimum":-$most,"maximum":$most}""") // required and additionalProperties follow
+        .dropRight(1)
+    assert(decimal("DECIMAL(4,2)").startsWith(of("number", "99.99")), decimal("DECIMAL(4,2)"))
+    assert(decimal("DECIMAL(2,2)").startsWith(of("number", "0.99")), decimal("DECIMAL(2,2)"))
+    assert(decimal("DECIMAL(12,9)").startsWith(of("number", "999.999999")), decimal("DECIMAL(12,9)"))
+    assert(decimal("DECIMAL(3,0)").startsWith(of("integer", "999")), decimal("DECIMAL(3,0)"))
+    assert(decimal("DECIMAL(38,0)").startsWith(of("integer", "999999999999999999")), decimal("DECIMAL(38,0)"))
+  }
+
   test("what has a bound keeps it") {
     Seq("""{"type":"string","maxLength":3}""", """{"type":"string","enum":["x"]}""",
       """{"type":"string","pattern":"^a$"}""", """{"type":"integer","minimum":3}""",

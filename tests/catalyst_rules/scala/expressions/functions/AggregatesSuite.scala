@@ -50,9 +50,9 @@ class AggregatesSuite extends PlanSuite {
   }
 
   test("what cannot be an aggregate is said at analysis") {
-    equal(condition("ai_agg", body), "HELIUM_TEMPLATE_ARGUMENTS")
+    equal(condition("ai_agg", body), "HELIUM_ARGUMENTS")
     equal(condition("ai_agg", body, title), "HELIUM_OPTION_NOT_CONSTANT")
-    equal(condition("ai_agg", body, Literal("")), "HELIUM_OPTION_TYPE")
+    equal(condition("ai_agg", body, Literal("")), "HELIUM_OPTION_OUT_OF_RANGE")
     equal(condition("ai_agg", CreateArray(Seq(body)), Literal("x")), "HELIUM_ARGUMENT_TYPE")
   }
 }

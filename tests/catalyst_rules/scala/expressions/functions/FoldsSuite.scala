@@ -28,7 +28,7 @@ class FoldsSuite extends PlanSuite {
     val numbers = AttributeReference("numbers", ArrayType(IntegerType, containsNull = false))()
     equal(build(numbers, Literal("{0}"), Literal("{0} {1}")).arguments,
       Seq(Cast(numbers, ArrayType(StringType, containsNull = false))))
-    equal(condition(body, Literal("{0}"), Literal("{0} {1}")), "HELIUM_ARGUMENT_TYPE")
+    equal(condition(body, Literal("{0}"), Literal("{0} {1}")), "HELIUM_OPTION_TYPE")
   }
 
   test("other placeholders are refused") {
