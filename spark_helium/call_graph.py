@@ -136,8 +136,9 @@ class Composite:
 
     Attributes
     ----------
-    kind: ``"reduce"``, a tree: texts are taken together, then the answers; ``"fold"``, a chain over the texts; or
-        ``"top"``, a tournament: pairs of texts are compared, the earlier of them in the place of the answer so far.
+    kind: ``"reduce"``, a tree: texts are taken together, then the answers; ``"merge"``, a tree whose texts are answers
+        of such trees; ``"fold"``, a chain over the texts; or ``"top"``, a tournament: pairs of texts are compared, the
+        earlier of them in the place of the answer so far.
     items: an input column of type ``list<string>``; NULLs in it are passed over, and without texts the answer is NULL.
     further: of a tree, what puts answers together; of a chain, what goes on from an answer with the next text; of a
         tournament, what compares. Its answer is a JSON array of positions in ``items``, the best first.
@@ -152,9 +153,9 @@ class Composite:
     take: int = 0
 
     def __post_init__(self) -> None:
-        if self.kind not in ("reduce", "fold", "top"):
+        if self.kind not in ("reduce", "merge", "fold", "top"):
             raise ValueError(
-                f"{self.kind!r} is no kind of composite call; this spark_helium knows reduce, fold and top"
+                f"{self.kind!r} is no kind of composite call; this spark_helium knows reduce, merge, fold and top"
             )
         if self.kind == "top" and self.take < 1:
             raise ValueError(f"a tournament over texts names {self.take} of them; it takes one at least")

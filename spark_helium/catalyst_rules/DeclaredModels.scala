@@ -13,7 +13,7 @@ object DeclaredModels {
 
   private val Key = """spark\.helium\.models\.([A-Za-z0-9][A-Za-z0-9._-]*)\.([A-Za-z]+)""".r
 
-  /** Names that a call of the session may use. Checks the declarations, as `SET` cannot. */
+  /** Names that a call of the session, whose settings these are, may use. Checks the declarations, as `SET` cannot. */
   def names(conf: SQLConf): Set[String] =
     check(texts(conf), HeliumConf.text(conf, "spark.helium.engine"))
 

@@ -10,6 +10,7 @@ import org.json4s.jackson.JsonMethods
 import org.apache.spark.SparkConf
 import org.apache.spark.internal.config.{ConfigBuilder, ConfigEntry, TypedConfigBuilder}
 import org.apache.spark.network.util.ByteUnit
+import org.apache.spark.sql.classic.SparkSession
 import org.apache.spark.sql.internal.SQLConf
 
 /**
@@ -118,6 +119,12 @@ object HeliumConf {
   /** Text of every setting as the session has it now, for the Python side. */
   def snapshot(conf: SQLConf): Map[String, String] =
     settings.map(s => s.key -> text(conf, s.key)).toMap ++ DeclaredModels.texts(conf)
+
+  /**
+   * The settings of the session, for what belongs to it and not to the text of a query. Spark analyses a persistent
+   * view under the settings that were there when it was made, as far as they are registered: models are not.
+   */
+  def ofSession: SQLConf = SparkSession.getActiveSession.fold(SQLConf.get)(_.sessionState.conf)
 
   def text(conf: SQLConf, key: String): String =
     conf.getConfString(key, entries(key).defaultValueString)

@@ -80,7 +80,8 @@ private object ArrangeLLMCalls extends Rule[LogicalPlan] {
   override def apply(plan: LogicalPlan): LogicalPlan =
     if (plan.exists(_.isInstanceOf[EvalLLM])) {
       val arranged = rules.foldLeft(plan)((p, rule) => rule(p))
-      QueryBudget.noted(fixedPoint.foldLeft(arranged)((p, rule) => rule.explained(p)))
+      val explained = fixedPoint.foldLeft(arranged)((p, rule) => rule.explained(p))
+      QueryBudget.noted(RewriteAIAggregates.explained(explained))
     } else {
       plan
     }

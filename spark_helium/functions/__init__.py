@@ -7,7 +7,14 @@ is checked here is what only Python can get wrong. ``docs/functions.md`` lists t
 from __future__ import annotations
 
 from spark_helium.functions._arguments import CallOptions, TextOptions
-from spark_helium.functions.aggregates import UnrolledOptions, ai_agg, ai_summarize_agg, llm_fold, llm_top_k
+from spark_helium.functions.aggregates import (
+    AggregateOptions,
+    UnrolledOptions,
+    ai_agg,
+    ai_summarize_agg,
+    llm_fold,
+    llm_top_k,
+)
 from spark_helium.functions.classification import ai_analyze_sentiment, ai_classify, ai_filter, ai_sentiment
 from spark_helium.functions.core import llm, prompt
 from spark_helium.functions.embeddings import ai_count_tokens, ai_embed, ai_similarity
@@ -17,6 +24,7 @@ from spark_helium.functions.scores import ai_score
 from spark_helium.functions.texts import ai_fix_grammar, ai_mask, ai_summarize, ai_translate
 
 __all__ = [
+    "AggregateOptions",
     "CallOptions",
     "TextOptions",
     "UnrolledOptions",

@@ -19,15 +19,13 @@ if TYPE_CHECKING:
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
-class CallOptions(TypedDict, total=False):
-    """Keyword options of every function that makes an LLM call.
+class SamplingOptions(TypedDict, total=False):
+    """What all keyword options have in common.
 
     Attributes
     ----------
     model : str
         A built-in name, a local path or a hub name; default ``spark.helium.model``.
-    system : str
-        System message.
     max_tokens : int
         Most output tokens. The default is the function's own; see ``DESCRIBE FUNCTION EXTENDED``.
     temperature : float
@@ -42,12 +40,23 @@ class CallOptions(TypedDict, total=False):
     """
 
     model: str | None
-    system: str | None
     max_tokens: int | None
     temperature: float | None
     top_p: float | None
     seed: int | None
     fail_on_error: bool | None
+
+
+class CallOptions(SamplingOptions, total=False):
+    """Keyword options of every function that makes one LLM call.
+
+    Attributes
+    ----------
+    system : str
+        System message.
+    """
+
+    system: str | None
 
 
 class TextOptions(CallOptions, total=False):
@@ -93,19 +102,17 @@ def template_column(template: str | Column) -> Column:
 
 
 def columns(function: str, args: Sequence[ColumnOrName]) -> list[Column]:
-    for position, arg in enumerate(args):
-        if not isinstance(arg, (Column, str)):
-            raise ArgumentError(
-                f"{function}() got {arg!r} as argument {position}, which is not a column; "
-                f"pass a Column, a column name, or F.lit({arg!r})"
-            )
-    return [F.col(arg) if isinstance(arg, str) else arg for arg in args]
+    return [_column(function, f"{{!r}} as argument {position}", arg) for position, arg in enumerate(args)]
 
 
 def column(function: str, name: str, value: ColumnOrName) -> Column:
+    return _column(function, f"{name}={{!r}}", value)
+
+
+def _column(function: str, given: str, value: ColumnOrName) -> Column:
     if not isinstance(value, (Column, str)):
         raise ArgumentError(
-            f"{function}() got {name}={value!r}, which is not a column; "
+            f"{function}() got {given.format(value)}, which is not a column; "
             f"pass a Column, a column name, or F.lit({value!r})"
         )
     return F.col(value) if isinstance(value, str) else value

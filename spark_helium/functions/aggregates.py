@@ -3,41 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
 from spark_helium.errors import ArgumentError
-from spark_helium.functions._arguments import call, column
+from spark_helium.functions._arguments import SamplingOptions, call, column
 
 if TYPE_CHECKING:
     from pyspark.sql._typing import ColumnOrName
 
 
-class UnrolledOptions(TypedDict, total=False):
+class UnrolledOptions(SamplingOptions, total=False):
     """Keyword options of functions that make several calls per row: those of ``llm`` that do not shape the answer.
+
+    ``max_tokens`` holds for each call; its default is ``spark.helium.maxTokens``.
 
     Attributes
     ----------
-    model: a built-in name, a local path or a hub name; default ``spark.helium.model``.
-    max_tokens: most output tokens of each call; default ``spark.helium.maxTokens``.
-    temperature: 0 (default) to 2. Above 0 without a ``seed`` no call is merged or cached.
-    top_p, seed, stop: as in vLLM's sampling parameters.
-    fail_on_error: True (default) ends the query at the first failed row; False returns
-        ``struct<response, errorMessage>``.
+    stop: texts that end an answer.
     """
 
-    model: str | None
-    max_tokens: int | None
-    temperature: float | None
-    top_p: float | None
-    seed: int | None
     stop: str | Iterable[str] | None
-    fail_on_error: bool | None
 
 
-def ai_agg(content: ColumnOrName, instruction: str, **options: Unpack[UnrolledOptions]) -> Column:
+class AggregateOptions(UnrolledOptions, total=False):
+    """Keyword options of aggregates.
+
+    Attributes
+    ----------
+    partial: whether the texts of a group are reduced within each partition first, before they travel, and then the
+        answers of the partitions, in their order; default False. The answer then depends on how the rows are
+        partitioned.
+    """
+
+    partial: bool | None
+
+
+def ai_agg(content: ColumnOrName, instruction: str, **options: Unpack[AggregateOptions]) -> Column:
     """What a language model makes of all texts of a group.
 
     An aggregate, for ``groupBy(...).agg(...)``. The texts go into prompts in the order of the rows, as many as fit
@@ -51,7 +55,7 @@ def ai_agg(content: ColumnOrName, instruction: str, **options: Unpack[UnrolledOp
     instruction
         What to do with the texts.
     **options
-        See :class:`UnrolledOptions`.
+        See :class:`AggregateOptions`.
 
     Returns
     -------
@@ -68,10 +72,11 @@ def ai_agg(content: ColumnOrName, instruction: str, **options: Unpack[UnrolledOp
     >>> from spark_helium.functions import ai_agg
     >>> column = ai_agg("body", "Name the three most frequent complaints.", max_tokens=64)
     """
-    return _call("ai_agg", [column("ai_agg", "content", content), _text("ai_agg", "instruction", instruction)], options)
+    arguments = [column("ai_agg", "content", content), _text("ai_agg", "instruction", instruction)]
+    return call("ai_agg", arguments, {}, options, AggregateOptions)
 
 
-def ai_summarize_agg(content: ColumnOrName, **options: Unpack[UnrolledOptions]) -> Column:
+def ai_summarize_agg(content: ColumnOrName, **options: Unpack[AggregateOptions]) -> Column:
     """A summary of all texts of a group; otherwise as :func:`ai_agg`.
 
     Examples
@@ -79,7 +84,7 @@ def ai_summarize_agg(content: ColumnOrName, **options: Unpack[UnrolledOptions]) 
     >>> from spark_helium.functions import ai_summarize_agg
     >>> column = ai_summarize_agg("body", max_tokens=64)
     """
-    return _call("ai_summarize_agg", [column("ai_summarize_agg", "content", content)], options)
+    return call("ai_summarize_agg", [column("ai_summarize_agg", "content", content)], {}, options, AggregateOptions)
 
 
 def llm_fold(array: ColumnOrName, init_template: str, step_template: str, **options: Unpack[UnrolledOptions]) -> Column:
@@ -112,7 +117,7 @@ def llm_fold(array: ColumnOrName, init_template: str, step_template: str, **opti
     >>> column = llm_fold("chunks", "Summarize: {0}", "Summary so far: {0} Extend it with: {1}")
     """
     templates = [_text("llm_fold", "init_template", init_template), _text("llm_fold", "step_template", step_template)]
-    return _call("llm_fold", [column("llm_fold", "array", array), *templates], options)
+    return call("llm_fold", [column("llm_fold", "array", array), *templates], {}, options, UnrolledOptions)
 
 
 def llm_top_k(array: ColumnOrName, criterion: str, k: int, **options: Unpack[UnrolledOptions]) -> Column:
@@ -150,11 +155,7 @@ def llm_top_k(array: ColumnOrName, criterion: str, k: int, **options: Unpack[Unr
     if type(k) is not int or k < 1:
         raise ArgumentError(f"llm_top_k() got k={k!r}; pass a whole number, 1 or more")
     given = [column("llm_top_k", "array", array), _text("llm_top_k", "criterion", criterion), F.lit(k)]
-    return _call("llm_top_k", given, options)
-
-
-def _call(function: str, arguments: list[Column], options: UnrolledOptions) -> Column:
-    return call(function, arguments, {}, options, UnrolledOptions)
+    return call("llm_top_k", given, {}, options, UnrolledOptions)
 
 
 def _text(function: str, name: str, value: str) -> Column:

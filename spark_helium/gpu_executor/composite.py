@@ -13,6 +13,9 @@ A level begins when the one below is answered as a whole, so that the tree depen
 order and their answers. As merges take two texts at least, a tree over n leaves has at most ceil(log2(n)) levels and
 n - 1 calls above them. A text of more tokens than the budget is cut into parts that fit, each a text of its own.
 
+A tree over answers of other trees (``ai_agg(..., partial => true)``) begins with merges. There an answer is cut only
+where two of it would not fit the context, because other trees do not keep theirs short for it.
+
 Chain (``llm_fold``): the first text alone, then each further one with the answer so far.
 
 Tournament (``llm_top_k``): tree selection (Knuth, The Art of Computer Programming, vol. 3, section 5.2.3) with calls as
@@ -111,12 +114,19 @@ class Program(Protocol):
 
 
 class Tree:
-    """The reduction of one row's texts, of which there is one at least."""
+    """The reduction of one row's texts, of which there is one at least.
 
-    def __init__(self, texts: Iterable[str], limits: Limits) -> None:
+    Parameters
+    ----------
+    texts: what is put together; answers of other trees where ``of_answers`` is set, of which there are two at least.
+    """
+
+    def __init__(self, texts: Iterable[str], limits: Limits, of_answers: bool = False) -> None:
         self.answer: str | None = None
         self._limits = limits
-        self._level = 0
+        self._level = 1 if of_answers else 0
+        self._longest = limits.room // 2 if of_answers else limits.budget  # of what the first level takes
+        self._first_level = self._level
         self._pending = deque(enumerate(texts, 1))  # of this level, with their positions
         self._chunk: list[tuple[int, str]] = []
         self._chunk_tokens = 0
@@ -131,8 +141,8 @@ class Tree:
         taken = [self._pending.popleft() for _ in range(min(most, len(self._pending)))]
         sizes = count([text for _, text in taken])
         sized = [(position, text, tokens) for (position, text), tokens in zip(taken, sizes, strict=True)]
-        if self._level == 0:
-            sized = _cut(sized, self._limits.budget, count)
+        if self._level == self._first_level:
+            sized = _cut(sized, self._longest, count)
         steps = []
         for position, text, tokens in sized:
             if self._is_full(tokens):

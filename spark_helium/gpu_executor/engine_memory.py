@@ -50,6 +50,11 @@ class Need:
         """Whether this is within ``limit``."""
         return self.bytes <= limit.bytes and self.gpu <= limit.gpu + 1e-9
 
+    @property
+    def counts(self) -> bool:
+        """Whether it takes anything."""
+        return bool(self.bytes or self.gpu)
+
     def __str__(self) -> str:
         parts = [f"{self.bytes / (1 << 30):.2f} GiB"] if self.bytes or not self.gpu else []
         return " and ".join([*parts, *([f"{self.gpu:.2f} of the GPU"] if self.gpu else [])])
@@ -114,8 +119,12 @@ class EngineMemory:
             return Need()
 
     def fits(self, need: Need, residents: Sequence[Resident]) -> bool:
-        """Whether an engine fits beside others. Alone it always does: an estimate must not forbid what may work."""
-        return not residents or sum((r.need for r in residents), need).fits(self.limit)
+        """Whether an engine fits beside others.
+
+        Alone it always does, as an estimate must not forbid what may work, and what needs nothing is beside nobody.
+        """
+        others = [r.need for r in residents if r.need.counts]
+        return not need.counts or not others or sum(others, need).fits(self.limit)
 
     def room_for(self, need: Need, residents: Sequence[R], now: float, waited: float) -> Room:
         """How an engine that waits gets room.

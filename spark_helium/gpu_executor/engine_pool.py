@@ -183,7 +183,8 @@ class EnginePool:
                 "model %s is expected to need %s, and %s are there (spark.helium.executor.memory); it is tried alone",
                 slot.name, need, memory.limit,
             )  # fmt: skip
-        if self.waits_for_memory or not memory.fits(need, self._residents(slot)):
+        # What needs nothing takes nothing from those that wait.
+        if (need.counts and self.waits_for_memory) or not memory.fits(need, self._residents(slot)):
             log.info("model %s needs %s and waits until others are idle", slot.name, need)
             slot.waits_since, slot.started = time.monotonic(), math.inf
         else:

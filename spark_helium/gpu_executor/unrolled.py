@@ -163,11 +163,13 @@ class UnrolledCalls:
             self._programs[row] = program
         elif self._composite.kind == "fold":
             self._programs[row] = Chain(texts)
+        elif self._composite.kind == "merge" and len(texts) == 1:
+            return Outcome(row, texts[0])  # there is nothing to put together
         else:
             limits = self._limits_of(renderer, max_model_len)
             if isinstance(limits, RenderError):
                 return Outcome(row, reason=limits.reason)
-            self._programs[row] = Tree(texts, limits)
+            self._programs[row] = Tree(texts, limits, of_answers=self._composite.kind == "merge")
         self._due.append(row)
         return None
 

@@ -122,6 +122,24 @@ def test_two_answers_without_room_are_an_error() -> None:
         play(Tree(["aaaaaa", "bbbbbb"], Limits(8, 20)), lambda step: step.text * 2)
 
 
+@given(st.lists(st.integers(1, 60), min_size=2, max_size=40), st.integers(8, 80), st.integers(1, 9))
+def test_a_tree_over_answers_begins_with_merges(sizes: list[int], budget: int, most: int) -> None:
+    texts = texts_of(sizes)
+    tree = Tree(texts, Limits(budget, 80), of_answers=True)
+    steps = play(tree, most=most)
+    assert not any(step.is_first for step in steps)
+    assert sum(step.is_last for step in steps) == 1
+    if max(sizes) < 40 and sum(sizes) + len(sizes) <= budget:
+        assert [step.text for step in steps] == [SEPARATOR.join(texts)]
+
+
+def test_answers_of_other_trees_are_cut_where_two_do_not_fit() -> None:
+    steps = play(Tree(["a" * 60, "b" * 60], Limits(20, 80), of_answers=True))
+    assert all(sum(letters(step.text.split(SEPARATOR))) <= 80 for step in steps)
+    pieces = [piece for step in steps for piece in step.text.split(SEPARATOR)]
+    assert "".join(pieces).startswith("a" * 60 + "b" * 60)
+
+
 def test_a_long_text_is_cut_at_blanks() -> None:
     text = "one two three four " * 6
     steps = play(Tree([text, "x"], Limits(30, 100)))

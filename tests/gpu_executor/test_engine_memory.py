@@ -35,6 +35,14 @@ def test_what_fits_together() -> None:
     assert node.fits(Need(101), []), "alone it is tried"
 
 
+def test_what_needs_nothing_neither_waits_nor_stands_in_the_way() -> None:
+    node = memory(Need(100))
+    too_large, endpoint = Engine(Need(120)), Engine(Need(), 1.0)
+    assert node.fits(Need(), [too_large])
+    assert node.fits(Need(120), [endpoint]), "it is alone"
+    assert node.room_for(Need(120), [endpoint], now=5.0, waited=0.0).close == []
+
+
 def test_the_least_recently_used_idle_engine_goes_first() -> None:
     old, new, busy = Engine(Need(40), 1.0), Engine(Need(40), 2.0), Engine(Need(20))
     room = memory(Need(100)).room_for(Need(30), [new, busy, old], now=5.0, waited=0.0)

@@ -16,7 +16,7 @@ from spark_helium.gpu_executor.stream import Answers, Stream
 from tests.gpu_executor.scripted_engine import ScriptedEngine
 
 WAIT = 15.0
-SIZES = {"a": 60, "b": 60, "small": 20}
+SIZES = {"a": 60, "b": 60, "small": 20, "endpoint": 0}
 
 
 def call(index: int, model: str, *parts: Part) -> Call:
@@ -124,6 +124,19 @@ def test_a_busy_engine_is_not_closed(benches):
     bench.engines["a"].release("user:slow")
     bench.until(lambda: bench.log == ["+a", "-a", "+b"])
     bench.until(lambda: len(bench.answers) == 2)
+
+
+def test_an_engine_that_needs_no_memory_does_not_wait_for_it(benches):
+    bench = benches(hold=lambda prompt: "slow" in prompt)
+    bench.run(one("a"), ["slow"])
+    bench.until(lambda: "a" in bench.engines and bench.engines["a"].submitted)
+    bench.run(one("b"), ["x"])
+    bench.until(lambda: bench.states().get("b") == "waits for memory")
+    bench.run(one("endpoint"), ["y"])
+    bench.until(lambda: bench.answers)
+    assert bench.log == ["+a", "+endpoint"]
+    bench.engines["a"].release("user:slow")
+    bench.until(lambda: bench.log == ["+a", "+endpoint", "-a", "+b"])
 
 
 def test_calls_that_alternate_swap_once_per_wave_and_not_once_per_call(benches):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -33,6 +34,11 @@ def reduce(index: int = 0, budget: int = BUDGET, sampling: Sampling | None = Non
     composite = Composite("reduce", InputRef(0), (Message("user", ("put ", InputRef(0))),), budget)
     messages = (Message("user", ("sum ", InputRef(0))),)
     return Call(index, "m", messages, sampling or Sampling(8), composite=composite, **options)
+
+
+def merge(budget: int = BUDGET) -> Call:
+    """Over answers of other trees."""
+    return replace(reduce(), composite=replace(reduce(budget=budget).composite, kind="merge"))
 
 
 def fold(index: int = 0, **options: Any) -> Call:
@@ -90,6 +96,15 @@ def test_a_tree_per_row(benches):
     assert sorted(asked) == sorted(["sum a+b", "sum c+d", "sum e", "sum x", "sum y", "put ab+cd", "put abcd+e"])
     assert (inbox.counters.calls_requested, inbox.counters.calls_sent) == (7, 7)
     assert inbox.counters.calls_failed == 0
+
+
+def test_a_tree_over_answers_only_puts_them_together(benches):
+    bench = benches(engine())
+    inbox = bench.run(graph(merge()), [["a", "b", "c"], ["x"], None, [], [None, "y", None], [None]])
+    assert inbox.texts == {0: ["abc"], 1: ["x"], 2: [None], 3: [None], 4: ["y"], 5: [None]}
+    asked = [prompt.removeprefix("user:").replace(SEPARATOR, "+") for prompt in bench.engine().submitted]
+    assert asked == ["put a+b", "put ab+c"], "one answer alone takes no call"
+    assert inbox.counters.calls_requested == 2
 
 
 def test_a_chain_per_row_and_calls_that_read_it(benches):

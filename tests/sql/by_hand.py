@@ -28,10 +28,12 @@ def reduce_by_hand(
     budget: int,
     ask: Callable[[list[str]], list[str]],
     prompt_tokens: Callable[[str], int],
+    of_answers: bool = False,
 ) -> list[str]:
     """One answer per group, for groups whose texts fit the budget one by one.
 
-    ``ask`` answers prompts, all of one level at once; ``prompt_tokens`` is the length of a prompt of one message.
+    With ``of_answers`` the texts are answers of such reductions. ``ask`` answers prompts, all of one level at once;
+    ``prompt_tokens`` is the length of a prompt of one message.
     """
     empty = prompt_tokens(f"|{SEPARATOR}|")
 
@@ -48,7 +50,7 @@ def reduce_by_hand(
         return out
 
     levels = [list(group) for group in groups]
-    prompt, least = leaf_prompt, 1
+    prompt, least = (merge_prompt, 2) if of_answers else (leaf_prompt, 1)
     while any(len(texts) > 1 for texts in levels) or prompt is leaf_prompt:
         places, prompts = [], []
         for g, texts in enumerate(levels):

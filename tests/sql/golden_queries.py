@@ -540,6 +540,30 @@ OPERATORS = {
         FROM reviews GROUP BY product
         """,
     ),
+    "ai-agg-partial": Golden(
+        "Texts are reduced in their partition first; a filter by the key runs below the calls among them.",
+        """
+        SELECT product, summary FROM (
+          SELECT product, ai_agg(llm('Name it: {0}', body), 'Sum up.', partial => true) AS summary
+          FROM reviews GROUP BY product) WHERE product = 7
+        """,
+    ),
+    "ai-agg-partial-beside": Golden(
+        "Beside other aggregates, and with DISTINCT.",
+        """
+        SELECT product, count(*) AS n, avg(stars) AS mean,
+               ai_agg(DISTINCT body, 'Sum up.', partial => true, failOnError => false) AS summary
+        FROM reviews GROUP BY product
+        """,
+    ),
+    "ai-agg-key-filter": Golden(
+        "A filter by the group's key runs below the calls among the texts.",
+        """
+        SELECT product, summary FROM (
+          SELECT product, ai_agg(llm('Name it: {0}', body), 'Sum up.') AS summary
+          FROM reviews GROUP BY product) WHERE product = 7
+        """,
+    ),
     "llm-fold": Golden(
         "A fold is a call like another; one over answers is not glue, and Spark puts the array together.",
         """

@@ -45,6 +45,30 @@ def by_hand(groups: list[list[str]], instruction: str, budget: int = BUDGET) -> 
     return done, len(asked)
 
 
+def by_hand_in_partitions(groups: list[list[list[str]]], instruction: str) -> tuple[list[str], int]:
+    """The same for groups of partitions of texts: each partition, then the answers of each group's partitions."""
+    parts, first = by_hand([texts for group in groups for texts in group], instruction)
+    each = iter(parts)
+    asked: list[str] = []
+
+    def counted(prompts: list[str]) -> list[str]:
+        asked.extend(prompts)
+        return ask(prompts)
+
+    answers_of = [[next(each) for _ in group] for group in groups]
+    done = reduce_by_hand(
+        answers_of, instruction, BUDGET, counted, lambda prompt: token_count(tokens_of(prompt)), of_answers=True
+    )
+    return done, first + len(asked)
+
+
+def in_partitions(texts: dict[int, str], partitions: int = 4) -> list[list[str]]:
+    """Texts by id in the partitions of :func:`table`, without those that hold none of them."""
+    size = 60 // partitions
+    parts = [[text for i, text in texts.items() if i // size == p] for p in range(partitions)]
+    return [part for part in parts if part]
+
+
 def texts_of(name: str, k: int) -> list[str]:
     return [f"{name} review number {i} is about item {i * 7 % 10}" for i in range(60) if i % 3 == k]
 
@@ -167,6 +191,131 @@ def test_equal_aggregates_are_made_once_and_unread_ones_not_at_all(spark: SparkS
     assert run.calls_requested == 2 * calls, "of the query's text; one stands for two"
 
 
+def test_a_group_s_key_filters_rows_before_the_calls_among_their_texts(
+    spark: SparkSession, table: str, set_setting: Callable[[str, str], None]
+) -> None:
+    named = f"llm('Name it: {{0}}', body, {SHORT})"
+    for partial in ("", ", partial => true"):
+        query = f"""SELECT * FROM (SELECT k, ai_agg({named}, 'Sum up{partial}.', {SHORT}{partial}) AS a, count(*) AS n
+                                   FROM t_{table} GROUP BY k) WHERE k = 1"""
+        with spark_helium.measure(spark) as run:
+            rows = spark.sql(query).collect()
+        names = dict(zip(range(1, 60, 3), ask([f"Name it: {t}" for t in texts_of(table, 1)]), strict=True))
+        if partial:
+            expected, calls = by_hand_in_partitions([in_partitions(names)], f"Sum up{partial}.")
+        else:
+            expected, calls = by_hand([list(names.values())], "Sum up.")
+        assert [(row.k, row.a, row.n) for row in rows] == [(1, expected[0], 20)]
+        assert run.calls_requested == 20 + calls, "the calls of one group of three"
+        set_setting("spark.helium.optimizer.pushThroughEvalLLM.enabled", "false")
+        assert spark.sql(query).collect() == rows
+        set_setting("spark.helium.optimizer.pushThroughEvalLLM.enabled", "true")
+
+
+@pytest.mark.parametrize(
+    "beside", ["", ", count(*) AS c, avg(id) AS m, collect_set(k) AS s, ai_agg(body, 'Else.') AS e"], ids=["0", "1"]
+)
+def test_partitions_first_is_the_reduction_done_by_hand(spark: SparkSession, table: str, beside: str) -> None:
+    texts = [dict(zip(range(k, 60, 3), texts_of(table, k), strict=True)) for k in range(3)]
+    expected, calls = by_hand_in_partitions([in_partitions(t) for t in texts], "List the items.")
+    df = spark.sql(
+        f"SELECT k, ai_agg(body, 'List the items.', {SHORT}, partial => true) AS a{beside} "
+        f"FROM t_{table} GROUP BY k ORDER BY k"
+    )
+    with spark_helium.measure(spark) as run:
+        rows = df.collect()
+    assert [(row.k, row.a) for row in rows] == [(k, expected[k]) for k in range(3)]
+    if not beside:
+        assert run.calls_requested == run.calls_sent == calls
+        assert calls > 3 * 4, "a reduction per partition, and one above them"
+        return
+    plain = spark.sql(f"SELECT k{beside} FROM t_{table} GROUP BY k ORDER BY k").collect()
+    assert [(r.k, r.c, r.m, r.s, r.e) for r in rows] == [(r.k, r.c, r.m, r.s, r.e) for r in plain]
+
+
+def test_partitions_first_in_one_partition_is_the_same_as_without(spark: SparkSession, table: str) -> None:
+    spark.table(f"t_{table}").coalesce(1).createOrReplaceTempView(f"one_{table}")
+    plain, calls = by_hand([texts_of(table, k) for k in range(3)], "Sum up.")
+    with spark_helium.measure(spark) as run:
+        rows = spark.sql(
+            f"SELECT k, ai_agg(body, 'Sum up.', {SHORT}, partial => true) AS a FROM one_{table} GROUP BY k ORDER BY k"
+        ).collect()
+    assert [row.a for row in rows] == plain
+    assert run.calls_requested == calls, "no call over one answer"
+
+
+def test_partitions_first_with_nulls_filters_distinct_and_no_rows(spark: SparkSession, table: str) -> None:
+    item = f"concat('{table} item ', id * 7 % 10)"
+    rows = spark.sql(f"""
+        SELECT k, ai_agg(IF(k = 0, NULL, body), 'Sum up.', {SHORT}, partial => true) AS a,
+               ai_agg(body, 'Sum up.', {SHORT}, partial => true) FILTER (WHERE id % 2 = 0 AND id < 40) AS even,
+               ai_agg(DISTINCT {item}, 'Sum up.', {SHORT}, partial => true) FILTER (WHERE id > 5) AS items
+        FROM t_{table} GROUP BY k ORDER BY k""").collect()
+    bodies = [dict(zip(range(k, 60, 3), texts_of(table, k), strict=True)) for k in range(3)]
+    a, _ = by_hand_in_partitions([in_partitions(t) for t in bodies[1:]], "Sum up.")
+    even, _ = by_hand_in_partitions(
+        [in_partitions({i: t for i, t in of_k.items() if i % 2 == 0 and i < 40}) for of_k in bodies], "Sum up."
+    )
+    firsts: list[dict[int, str]] = []
+    for k in range(3):
+        first: dict[str, int] = {}
+        for i in range(k, 60, 3):
+            if i > 5:
+                first.setdefault(f"{table} item {i * 7 % 10}", i)
+        firsts.append({i: text for text, i in first.items()})
+    items, _ = by_hand_in_partitions([in_partitions(t) for t in firsts], "Sum up.")
+    assert [row.a for row in rows] == [None, *a]
+    assert [row.even for row in rows] == even
+    assert [row["items"] for row in rows] == items
+    [none] = spark.sql(
+        f"SELECT count(*) n, ai_summarize_agg(body, partial => true) a FROM t_{table} WHERE id < 0"
+    ).collect()
+    assert (none.n, none.a) == (0, None)
+    assert (
+        spark.sql(f"SELECT ai_summarize_agg(body, partial => true) FROM t_{table} WHERE id < 0 GROUP BY k").count() == 0
+    )
+
+
+def test_partitions_first_with_a_partition_that_fails(spark: SparkSession, table: str) -> None:
+    rows = spark.sql(f"""
+        SELECT k, ai_agg(IF(id = 31, CAST(X'80' AS STRING), body), 'Sum up.', {SHORT}, failOnError => false,
+                         partial => true) AS a
+        FROM t_{table} GROUP BY k ORDER BY k""").collect()
+    texts = [dict(zip(range(k, 60, 3), texts_of(table, k), strict=True)) for k in (0, 2)]
+    expected, _ = by_hand_in_partitions([in_partitions(t) for t in texts], "Sum up.")
+    assert rows[1].a.response is None
+    assert "not valid UTF-8" in rows[1].a.errorMessage
+    assert [rows[k].a.response for k in (0, 2)] == expected
+
+
+def test_partitions_first_over_rollup_expressions_and_in_python(spark: SparkSession, table: str) -> None:
+    rows = spark.sql(f"""
+        SELECT k % 2 AS odd, ai_agg(body, 'Sum up.', {SHORT}, partial => true) AS a, max(k) AS most
+        FROM t_{table} GROUP BY ROLLUP (k % 2) HAVING max(id) > 3 ORDER BY odd""").collect()
+    every = {i: f"{table} review number {i} is about item {i * 7 % 10}" for i in range(60)}
+    groups = [every, *[{i: t for i, t in every.items() if i % 3 % 2 == odd} for odd in (0, 1)]]
+    expected, _ = by_hand_in_partitions([in_partitions(t) for t in groups], "Sum up.")
+    assert [(row.odd, row.a, row.most) for row in rows] == list(zip([None, 0, 1], expected, [2, 2, 1], strict=True))
+    [row] = spark.table(f"t_{table}").agg(ai_agg("body", "Sum up.", max_tokens=8, partial=True).alias("a")).collect()
+    assert row.a == expected[0]
+    [text] = spark.table(f"t_{table}").agg(ai_summarize_agg("body", max_tokens=8, partial=True).alias("a")).collect()
+    assert isinstance(text.a, str)
+
+
+def test_explain_says_where_texts_are_reduced(spark: SparkSession, table: str) -> None:
+    def said(options: str) -> str:
+        query = f"SELECT k, ai_agg(body, 'Sum up.'{options}) AS a FROM t_{table} GROUP BY k"
+        [row] = spark.sql(f"EXPLAIN EXTENDED {query}").collect()
+        return " ".join(row.plan.replace("|", " ").replace(":", " ").split())
+
+    assert "declined, not reduced on the map side, because" in said("")
+    on = said(", partial => true")
+    assert "reduced on the map side one answer per group and partition" in on
+    assert "so that the answer depends on them" in on
+    physical = on[on.index("== Physical Plan ==") :]
+    assert physical.count("Exchange hashpartitioning(k") == 1, "none below the calls of the partitions"
+
+
 def test_in_a_branch_it_runs_for_the_groups_that_take_it(spark: SparkSession, table: str) -> None:
     with spark_helium.measure(spark) as run:
         rows = spark.sql(f"""
@@ -256,6 +405,7 @@ def test_columns_in_python(spark: SparkSession, table: str) -> None:
         (lambda: ai_agg("body", "x", choices=["a"]), "choices"),  # type: ignore[call-arg]
         (lambda: llm_fold("body", "x", None), "step_template"),  # type: ignore[arg-type]
         (lambda: ai_summarize_agg("body", seed=F.lit(1)), "seed"),  # type: ignore[arg-type]
+        (lambda: llm_fold("body", "{0}", "{0} {1}", partial=True), "partial"),  # type: ignore[call-arg]
     ],
 )
 def test_wrong_arguments_in_python(wrong: Callable[[], object], message: str) -> None:
@@ -269,6 +419,8 @@ def test_wrong_arguments_in_python(wrong: Callable[[], object], message: str) ->
         ("ai_agg(body, 'x') OVER (PARTITION BY k)", "HELIUM_CALL_PLACEMENT"),
         ("ai_agg(body, body)", "HELIUM_OPTION_NOT_CONSTANT"),
         ("ai_agg(body, ' ')", "HELIUM_OPTION_OUT_OF_RANGE"),
+        ("ai_agg(body, 'x', partial => 'yes')", "HELIUM_OPTION_TYPE"),
+        ("ai_agg(body, 'x', partial => k = 1)", "HELIUM_OPTION_NOT_CONSTANT"),
         ("ai_agg(body)", "HELIUM_ARGUMENTS"),
         ("ai_agg(body, 'x', choices => array('a'))", "HELIUM_UNKNOWN_OPTION"),
         ("ai_agg(array(body), 'x')", "HELIUM_ARGUMENT_TYPE"),

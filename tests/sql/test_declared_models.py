@@ -46,6 +46,21 @@ def test_in_dataframes(spark: SparkSession) -> None:
     assert isinstance(row.a, str)
 
 
+@pytest.mark.parametrize("kind", ["VIEW", "TEMPORARY VIEW"])
+def test_in_views(spark: SparkSession, set_setting: SetSetting, kind: str) -> None:
+    spark.sql(f"CREATE {kind} asks_a_model AS SELECT llm('In a view {{0}}', id, model => 'short') AS a FROM range(2)")
+    try:
+        assert [type(row.a) for row in spark.table("asks_a_model").collect()] == [str, str]
+        assert spark.sql("SELECT llm('{0}', a, model => 'wide') AS b FROM asks_a_model").count() == 2
+        spark.conf.unset("spark.helium.models.short.engine")
+        spark.conf.unset("spark.helium.models.short.maxModelLen")
+        with pytest.raises(AnalysisException) as error:
+            spark.table("asks_a_model").collect()
+        assert error.value.getCondition() == "HELIUM_UNKNOWN_MODEL"
+    finally:
+        spark.sql("DROP VIEW asks_a_model")
+
+
 @pytest.mark.parametrize("model", ["shrt", "unknown"])
 def test_a_name_that_nobody_declared(spark: SparkSession, model: str) -> None:
     with pytest.raises(AnalysisException) as error:

@@ -265,6 +265,55 @@ def test_numbers_of_all_kinds(spark: SparkSession, session_kind: str) -> None:
     assert json.loads(text)["g"] == "ä"
 
 
+def test_planning_sends_no_calls_of_an_rdd(spark: SparkSession, session_kind: str) -> None:
+    if session_kind != "classic":
+        pytest.skip("Connect has no RDDs")
+    called = spark.table("fields_reviews").select("product", llm("Of an RDD {0}", "body").alias("text"))
+    again = spark.createDataFrame(called.rdd, called.schema)
+    for df in (again, again.where("text > ''"), again.cache()):
+        asked = df.select(llm("Over it: {fields}", fields=["text", "product"]).alias("a"))
+        with spark_helium.measure(spark) as run:
+            asked.explain()
+            (text,) = did(asked)
+        assert run.calls_requested == 0
+        assert "an RDD below may make calls" in text
+    again.unpersist()
+    assert len(asked.collect()) == len(REVIEWS)
+
+
+def test_a_checkpoint_is_a_sample(spark: SparkSession, session_kind: str) -> None:
+    if session_kind != "classic":
+        pytest.skip("a Connect client names no RDDs")
+    df = spark.table("fields_reviews").select("body", "product", "stars").localCheckpoint()
+    (text,) = did(df.select(llm("Kept: {fields}", fields=["body", "product"]).alias("a")))
+    assert "a sample of 12 rows" in text
+
+
+def test_a_sample_looks_at_no_pairs_of_all_rows(spark: SparkSession, files: str) -> None:
+    left, right = spark.read.parquet(files), spark.read.parquet(files).select(F.col("a").alias("d"), "c")
+    for joined, sampled in (
+        (left.join(right.drop("c"), F.col("a") < F.col("d"), "left"), False),
+        (left.crossJoin(right.drop("c").agg(F.max("d").alias("d"))), True),
+        (left.join(right, "c"), True),
+    ):
+        asked = joined.select(llm("Of pairs: {fields}", fields=["a", "d"]).alias("x"))
+        assert any("a sample of" in text for text in did(asked)) == sampled, did(asked)
+
+
+def test_a_sample_that_failed_is_read_again(spark: SparkSession, tmp_path: Path) -> None:
+    path = tmp_path / "comes-and-goes"
+    spark.createDataFrame(REVIEWS, "body string, product string, stars int").repartition(1).write.parquet(str(path))
+    spark.read.parquet(str(path)).createOrReplaceTempView("comes_and_goes")  # files are listed once, on Connect too
+    df = spark.table("comes_and_goes").select(llm("Which?", fields=["body", "product"]).alias("answer"))
+    [data] = path.glob("part-*")
+    data.rename(tmp_path / "gone")
+    assert any("reading a sample failed" in text for text in did(df)), did(df)
+    (tmp_path / "gone").rename(data)
+    (text,) = did(df)
+    assert "a sample of 12 rows" in text
+    spark.catalog.dropTempView("comes_and_goes")
+
+
 def test_a_sample_never_fills_a_cache_with_calls(spark: SparkSession) -> None:
     df = spark.table("fields_reviews").select("product", llm("To be cached {0}", "body").alias("text")).cache()
     asked = df.select(llm("Of a cache: {fields}", fields=["text", "product"]).alias("a"))

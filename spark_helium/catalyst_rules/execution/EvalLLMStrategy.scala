@@ -6,7 +6,7 @@ import org.apache.spark.sql.catalyst.plans.logical.{Filter, LogicalPlan}
 import org.apache.spark.sql.catalyst.plans.physical.RoundRobinPartitioning
 import org.apache.spark.sql.execution.{FilterExec, SparkPlan, SparkStrategy}
 import org.apache.spark.sql.execution.exchange.{REBALANCE_PARTITIONS_BY_NONE, ShuffleExchangeExec}
-import org.apache.spark.sql.helium.plans.{CallLevels, EvalLLM, LLMFilters, SharedCalls}
+import org.apache.spark.sql.helium.plans.{CallLevels, EvalLLM, LLMFilters, NumberPartitions, SharedCalls}
 import org.apache.spark.sql.helium.rules.OrderLLMFilters
 import org.apache.spark.sql.helium.statistics.QueryEstimate
 
@@ -24,6 +24,7 @@ object EvalLLMStrategy extends SparkStrategy with SQLConfHelper {
     case SharedCalls(child) =>
       ShuffleExchangeExec(RoundRobinPartitioning(conf.numShufflePartitions), planLater(child),
         REBALANCE_PARTITIONS_BY_NONE) :: Nil
+    case NumberPartitions(partition, child) => NumberPartitionsExec(partition, planLater(child)) :: Nil
     case _ => Nil
   }
 

@@ -16,8 +16,9 @@ import org.apache.spark.sql.types.{DataType, StructType}
  *
  * @param content the texts
  * @param call the call, over an argument that stands for the array of the group's texts
+ * @param partial whether the texts are reduced within their partitions first
  */
-case class AIAgg(content: Expression, call: LLMCall) extends AggregateFunction {
+case class AIAgg(content: Expression, call: LLMCall, partial: Boolean = false) extends AggregateFunction {
 
   override def children: Seq[Expression] = Seq(content)
 
@@ -27,12 +28,14 @@ case class AIAgg(content: Expression, call: LLMCall) extends AggregateFunction {
 
   override def prettyName: String = call.function
 
-  override def toString: String = call.over(Seq(content)).toString
+  override def toString: String = shown(call.over(Seq(content)).toString)
 
   override def sql(isDistinct: Boolean): String = {
-    val text = call.over(Seq(content)).sql
+    val text = shown(call.over(Seq(content)).sql)
     if (isDistinct) text.replaceFirst("\\(", "(DISTINCT ") else text
   }
+
+  private def shown(text: String): String = if (partial) text.stripSuffix(")") + ", partial => true)" else text
 
   override def toAggString(isDistinct: Boolean): String = {
     val text = toString

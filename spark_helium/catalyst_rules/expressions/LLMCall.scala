@@ -56,8 +56,12 @@ sealed trait Program
  * A tree: elements in prompts of at most `budget` tokens, then their answers, until one is left.
  *
  * @param budget 0 leaves it to the daemon, which knows the model's context
+ * @param withinPartition whether the elements are those of a group in one partition only
  */
-case class Reduce(budget: Int) extends Program
+case class Reduce(budget: Int, withinPartition: Boolean = false) extends Program
+
+/** A tree whose elements are answers of [[Reduce]]; one alone takes no call. */
+case class Combine(budget: Int) extends Program
 
 /** A chain: each element with the answer so far. */
 case object Fold extends Program

@@ -34,7 +34,7 @@ object LLMCallBuilder {
     val (positional, named) = split(function, expressions)
     val (optionArgs, others) = named.partition { case (name, _) => isOption(name) }
     val (fieldArgs, slotArgs) = others.partition { case (name, _) => name == fields }
-    UsageCounters.identify(SQLConf.get)
+    UsageCounters.identify(HeliumConf.ofSession)
     if (positional.isEmpty) {
       throw HeliumErrors.templateArguments(function, "", "there is no template")
     }
@@ -64,7 +64,7 @@ object LLMCallBuilder {
       optionArgs: Seq[(String, Expression)],
       maxTokens: Option[Int] = None,
       answer: Option[(AnswerConstraint, DataType)] = None): LLMCall = {
-    UsageCounters.identify(SQLConf.get)
+    UsageCounters.identify(HeliumConf.ofSession)
     val reader = new OptionReader(function, optionArgs)
     val spec = (reader.string("system"), prompt) match {
       case (Some(system), Messages(messages)) if !messages.exists(_.role == "system") =>
@@ -401,7 +401,7 @@ object LLMCallBuilder {
       texts: Expression,
       optionArgs: Seq[(String, Expression)],
       answer: Option[(AnswerConstraint, DataType)] = None): LLMCall = {
-    UsageCounters.identify(SQLConf.get)
+    UsageCounters.identify(HeliumConf.ofSession)
     val known = options.diff(Seq("system", "choices", "response_schema", "regex"))
     val written = optionArgs.map { case (name, _) =>
       known.find(o => OptionReader.normalize(o) == OptionReader.normalize(name))
@@ -413,8 +413,8 @@ object LLMCallBuilder {
 
   /** A bare word is a built-in name or a mistake; a path or a hub name has a slash in it. */
   private def checkModel(function: String, model: String): Unit = {
-    val declared = DeclaredModels.names(SQLConf.get)
-    if (!HeliumConf.isModel(model, declared, HeliumConf.text(SQLConf.get, "spark.helium.engine"))) {
+    val declared = DeclaredModels.names(HeliumConf.ofSession)
+    if (!HeliumConf.isModel(model, declared, HeliumConf.text(HeliumConf.ofSession, "spark.helium.engine"))) {
       throw HeliumErrors.unknownModel(function, model, (HeliumConf.builtInModels ++ declared).distinct)
     }
   }

@@ -93,7 +93,8 @@ object CallGraph {
         case _ => items
       })).toList)
       val (kind, budget, take) = u.program match {
-        case Reduce(tokens) => ("reduce", tokens, None)
+        case Reduce(tokens, _) => ("reduce", tokens, None)
+        case Combine(tokens) => ("merge", tokens, None)
         case Fold => ("fold", 0, None)
         case Best(k) => ("top", 0, Some(k))
       }

@@ -10,6 +10,7 @@ import org.apache.spark.sql.helium.{HeliumConf, HeliumRule}
 import org.apache.spark.sql.helium.expressions._
 import org.apache.spark.sql.helium.plans.EvalLLM
 import org.apache.spark.sql.helium.statistics.{FieldGroups, FieldSample, PlanEstimates}
+import org.apache.spark.sql.helium.statistics.FieldSample.Missing
 
 /**
  * The fields of `fields => struct(...)`, whose order the user left open, are written in the order in
@@ -75,7 +76,7 @@ object OrderFields extends HeliumRule("orderFields") {
         if (!chosen.contains(key)) {
           bySample(record, node) match {
             case Right(choice) => chosen(key) = choice
-            case Left(reason) => reasons.getOrElseUpdate(key, reason)
+            case Left(missing) => reasons.getOrElseUpdate(key, missing.reason)
           }
         }
       }
@@ -137,15 +138,17 @@ object OrderFields extends HeliumRule("orderFields") {
     order.usual.map(names).mkString(", ") +
       (if (order.size > 0) s", other ones for ${FieldOrder.count(order)}" else "")
 
-  private def bySample(record: JsonRecord, node: EvalLLM): Either[String, Choice] =
+  private def bySample(record: JsonRecord, node: EvalLLM): Either[Missing, Choice] =
     if (record.names.size > FieldGroups.mostFields) {
-      Left(s"${record.names.size} fields are too many")
+      Left(Missing(s"${record.names.size} fields are too many"))
     } else {
       val rows = HeliumConf.int(conf, "spark.helium.optimizer.orderFields.sampleRows")
       Remembered(record, node.child, rows) {
         FieldSample.of(record.values, node.child, rows).flatMap { sample =>
           val groups = new FieldGroups(sample.map(record.texts).toIndexedSeq, record.overheads)
-          if (groups.rows < 2) Left(s"${groups.rows} different rows in a sample of ${sample.size} share nothing")
+          if (groups.rows < 2) {
+            Left(Missing(s"${groups.rows} different rows in a sample of ${sample.size} share nothing"))
+          }
           else Right(Choice(groups.best, share(groups, sample.size)))
         }
       }
@@ -204,18 +207,19 @@ object OrderFields extends HeliumRule("orderFields") {
 
   /**
    * What was chosen for a record over an input. Plans stand for themselves by their hashes, so that
-   * nothing keeps their data; two that share one would share an order, which is as good a text.
+   * nothing keeps their data; two that share one would share an order, which is as good a text. That a job
+   * failed is not remembered: it may succeed the next time.
    */
   private object Remembered {
 
     private case class Input(names: Seq[String], values: Seq[Int], plan: Int, bytes: BigInt, rows: Int)
 
-    private val known = new JLinkedHashMap[Input, Either[String, Choice]](16, 0.75f, true) {
-      override def removeEldestEntry(e: JMap.Entry[Input, Either[String, Choice]]): Boolean = size > mostRemembered
+    private val known = new JLinkedHashMap[Input, Either[Missing, Choice]](16, 0.75f, true) {
+      override def removeEldestEntry(e: JMap.Entry[Input, Either[Missing, Choice]]): Boolean = size > mostRemembered
     }
 
     def apply(record: JsonRecord, plan: LogicalPlan, rows: Int)(
-        find: => Either[String, Choice]): Either[String, Choice] =
+        find: => Either[Missing, Choice]): Either[Missing, Choice] =
       if (plan.isStreaming) {
         find // it says no, and a stream's size is nothing to ask for
       } else {
@@ -224,7 +228,7 @@ object OrderFields extends HeliumRule("orderFields") {
         val before = known.synchronized(known.get(input))
         if (before != null) before else {
           val found = find
-          known.synchronized(known.put(input, found))
+          if (found.fold(_.lasts, _ => true)) known.synchronized(known.put(input, found))
           found
         }
       }

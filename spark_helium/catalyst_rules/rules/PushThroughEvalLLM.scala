@@ -5,7 +5,7 @@ import org.apache.spark.sql.catalyst.plans.{LeftAnti, LeftSemi}
 import org.apache.spark.sql.catalyst.plans.logical._
 import org.apache.spark.sql.helium.HeliumRule
 import org.apache.spark.sql.helium.expressions.Predicates
-import org.apache.spark.sql.helium.plans.{EvalLLM, SharedCalls}
+import org.apache.spark.sql.helium.plans.{EvalLLM, NumberPartitions, SharedCalls}
 
 /**
  * Operators that keep fewer rows, and do not read an answer, run below the calls.
@@ -21,7 +21,8 @@ import org.apache.spark.sql.helium.plans.{EvalLLM, SharedCalls}
  * not fewer rows, but it opens the way for the limit above it, and Spark runs the input of a global
  * sort twice; a window opens the way for a filter on it, such as the first row of each group. `EvalLLM` keeps the number and the order of rows, so each of these sees the same rows
  * below it as above. IN and EXISTS become semi and anti joins there. A limit stays above where calls
- * below would stream into it through a filter. A Project between the operator and the node is stepped over.
+ * below would stream into it through a filter. A filter by a group's key also goes below the numbers that
+ * RewriteAIAggregates gives rows for their order. A Project between the operator and the node is stepped over.
  *
  * Declines when the operator is not deterministic, and when a call of the node is not: a call with
  * a temperature is not moved across a limit, nor made for other rows than the text says.
@@ -30,6 +31,9 @@ object PushThroughEvalLLM extends HeliumRule("pushThroughEvalLLM") {
 
   override protected def rewrite(plan: LogicalPlan): LogicalPlan = plan.transformUp {
     case f @ Filter(condition, node: EvalLLM) if movable(node) => pushFilter(f, condition, node)
+    case f @ Filter(_, p @ Project(list, _)) if !list.forall(_.deterministic) && RewriteAIAggregates.onlyOrder(list) =>
+      pushBelow(f, p)
+    case f @ Filter(_, n: NumberPartitions) => pushBelow(f, n)
     case s @ Sort(order, _, Calls(node, inlined, rebuilt), _) if below(node, order.map(inlined)) =>
       val sorted = order.map(o => inlined(o).asInstanceOf[SortOrder])
       rebuilt(node.copy(child = s.copy(order = sorted, child = node.child)))
@@ -135,6 +139,16 @@ object PushThroughEvalLLM extends HeliumRule("pushThroughEvalLLM") {
             n => p.copy(child = n)))
         case _ => None
       }
+    }
+  }
+
+  /** A filter below what numbers rows for their order: those that are left keep their order and their partitions. */
+  private def pushBelow(filter: Filter, numbering: UnaryNode): LogicalPlan = {
+    val (leading, rest) = Predicates.conjuncts(filter.condition).span(_.deterministic)
+    val (free, kept) = leading.partition(_.references.subsetOf(numbering.child.outputSet))
+    Predicates.conjunction(free).fold[LogicalPlan](filter) { condition =>
+      val pushed = numbering.withNewChildren(Seq(Filter(condition, numbering.child)))
+      Predicates.conjunction(kept ++ rest).fold(pushed)(Filter(_, pushed))
     }
   }
 

@@ -4,14 +4,11 @@ import scala.util.control.NonFatal
 
 import org.apache.spark.{SparkException, SparkThrowable}
 import org.apache.spark.sql.catalyst.InternalRow
-import org.apache.spark.sql.catalyst.catalog.HiveTableRelation
 import org.apache.spark.sql.catalyst.expressions.{Left => _, Right => _, _}
+import org.apache.spark.sql.catalyst.planning.ExtractEquiJoinKeys
 import org.apache.spark.sql.catalyst.plans.logical._
 import org.apache.spark.sql.classic.SparkSession
-import org.apache.spark.sql.execution.{LogicalRDD, SQLExecution}
-import org.apache.spark.sql.execution.columnar.InMemoryRelation
-import org.apache.spark.sql.execution.datasources.{HadoopFsRelation, LogicalRelation}
-import org.apache.spark.sql.execution.datasources.v2.DataSourceV2ScanRelation
+import org.apache.spark.sql.execution.SQLExecution
 import org.apache.spark.sql.helium.expressions.{LLMCall, Predicates}
 import org.apache.spark.sql.helium.plans.EvalLLM
 import org.apache.spark.sql.internal.SQLConf
@@ -19,9 +16,12 @@ import org.apache.spark.sql.internal.SQLConf
 /**
  * Some rows of a plan while it is optimized, where they are cheap to have: from local data, or by a job
  * over a few partitions of files and caches. What only moves, sorts or cuts rows is left out
- * on the way to them.
+ * on the way to them. A job reads nothing but what is [[Harmless]].
  */
 object FieldSample {
+
+  /** Why there is no sample, and whether that lasts: a job that failed may succeed the next time. */
+  case class Missing(reason: String, lasts: Boolean = true)
 
   /** Rows are read from this many partitions, spread over the input. */
   private val partitions = 8
@@ -31,18 +31,19 @@ object FieldSample {
    *
    * @param most rows; 0 for local data only, in which case at most `mostLocal` of them are looked at
    */
-  def of(values: Seq[Expression], plan: LogicalPlan, most: Int): Either[String, Seq[InternalRow]] =
-    obstacle(values, plan).map(Left(_)).getOrElse(try source(values, plan) match {
+  def of(values: Seq[Expression], plan: LogicalPlan, most: Int): Either[Missing, Seq[InternalRow]] =
+    obstacle(values, plan).map(reason => Left(Missing(reason))).getOrElse(try source(values, plan) match {
       case Right(local: LocalRelation) => Right(fromLocal(values, local, if (most > 0) most else mostLocal))
-      case Right(_) if most == 0 => Left("no job may read a sample (spark.helium.optimizer.orderFields.sampleRows = 0)")
+      case Right(_) if most == 0 =>
+        Left(Missing("no job may read a sample (spark.helium.optimizer.orderFields.sampleRows = 0)"))
       case Right(found) => SparkSession.getActiveSession
-        .fold[Either[String, Seq[InternalRow]]](Left("there is no session to read a sample"))(session =>
-          Right(fromJob(values, found, session, most)))
-      case Left(reason) => Left(reason)
+        .fold[Either[Missing, Seq[InternalRow]]](Left(Missing("there is no session to read a sample", lasts = false)))(
+          session => Right(fromJob(values, found, session, most)))
+      case Left(reason) => Left(Missing(reason))
     } catch {
       case e: SparkException if isCancelled(e) => throw e // the query itself was to end
       // Whatever a row makes fail is the query's business, not ours.
-      case NonFatal(e) => Left(s"reading a sample failed: ${message(e)}")
+      case NonFatal(e) => Left(Missing(s"reading a sample failed: ${message(e)}", lasts = false))
     })
 
   private val mostLocal = 10000
@@ -60,10 +61,9 @@ object FieldSample {
         .find(!Predicates.isMovable(_))
         .map(e => s"$e is not deterministic, a subquery or a user's function"))
 
-  /** Whether a plan makes calls, be it to fill a cache. */
+  /** Whether a node makes calls. */
   private def asks(plan: LogicalPlan): Boolean = plan match {
     case _: EvalLLM => true
-    case cached: InMemoryRelation => cached.cacheBuilder.logicalPlan.exists(asks)
     case other => LLMCall.firstIn(other.expressions).nonEmpty
   }
 
@@ -71,9 +71,8 @@ object FieldSample {
   private def source(values: Seq[Expression], plan: LogicalPlan): Either[String, LogicalPlan] = {
     val read = AttributeSet(values.flatMap(_.references))
     val found = narrowed(plan, read)
-    if (found.isInstanceOf[LocalRelation] || isNarrow(found)) Right(found)
-    else if (found.collectLeaves().forall(isReadable) && isSmall(found)) Right(found)
-    else Left("the input is neither a table with filters nor made of small ones")
+    Harmless.obstacle(found).orElse(Option.unless(isNarrow(found) || isSmall(found))(
+      "the input is neither a table with filters nor made of small ones")).toLeft(found)
   }
 
   /** The part of a plan that has the values that are read, without operators that only move or repeat rows. */
@@ -93,19 +92,19 @@ object FieldSample {
 
   private def isNarrow(plan: LogicalPlan): Boolean = plan match {
     case _: Project | _: Filter | _: Union => plan.children.forall(isNarrow)
-    case leaf => isReadable(leaf)
+    case other => other.children.isEmpty
   }
 
-  private def isReadable(leaf: LogicalPlan): Boolean = leaf match {
-    case LogicalRelation(_: HadoopFsRelation, _, _, _, _) => true
-    case _: LocalRelation | _: InMemoryRelation | _: Range | _: LogicalRDD | _: HiveTableRelation |
-        _: OneRowRelation | _: DataSourceV2ScanRelation => true
-    case _ => false
-  }
-
-  /** Whether all that a plan reads is what Spark would send to every node. */
+  /**
+   * Whether all that a plan reads is what Spark would send to every node, and no join has all pairs of
+   * rows to look at: of small tables these may be many.
+   */
   private def isSmall(plan: LogicalPlan): Boolean =
-    plan.collectLeaves().map(_.stats.sizeInBytes).sum <= SQLConf.get.autoBroadcastJoinThreshold
+    plan.collectLeaves().map(_.stats.sizeInBytes).sum <= SQLConf.get.autoBroadcastJoinThreshold &&
+      !plan.exists {
+        case join: Join => ExtractEquiJoinKeys.unapply(join).isEmpty && !join.children.exists(_.maxRows.exists(_ <= 1))
+        case _ => false
+      }
 
   private def fromLocal(values: Seq[Expression], local: LocalRelation, most: Int): Seq[InternalRow] = {
     val project = SafeProjection.create(values, local.output)

@@ -1,7 +1,7 @@
 package org.apache.spark.sql.helium.statistics
 
 import org.apache.spark.sql.catalyst.expressions._
-import org.apache.spark.sql.catalyst.expressions.aggregate.{AggregateExpression, CollectList}
+import org.apache.spark.sql.catalyst.expressions.aggregate.CollectList
 import org.apache.spark.sql.catalyst.plans.logical.{Aggregate, LogicalPlan}
 import org.apache.spark.sql.helium.expressions._
 import org.apache.spark.sql.helium.expressions.functions.Tournaments
@@ -28,8 +28,11 @@ class UnrolledEstimates(plans: PlanEstimates) {
     val (calls, filled) = prompt.program match {
       case Fold => (texts.max(1), each + answer)
       case Best(take) => (Tournaments.mostComparisons(texts, take), 2 * each)
-      case Reduce(tokens) =>
-        val budget = if (tokens > 0) tokens.toDouble else UnrolledEstimates.budget
+      case Combine(tokens) =>
+        val budget = UnrolledEstimates.budgetOf(tokens)
+        (merges(texts, each, budget), (texts * each).min(budget))
+      case Reduce(tokens, _) =>
+        val budget = UnrolledEstimates.budgetOf(tokens)
         val leaves = math.ceil(texts * each / budget).max(1)
         (leaves + merges(leaves, answer, budget), (texts * each).min(budget))
     }
@@ -55,12 +58,13 @@ class UnrolledEstimates(plans: PlanEstimates) {
   /** The texts of a group, if an attribute is what an aggregate collected of it. */
   private def collected(a: Attribute, plan: LogicalPlan): Option[(Double, Double)] = plan.collect {
     case group: Aggregate => group.aggregateExpressions.collectFirst {
-      case alias @ Alias(AggregateExpression(c: CollectList, _, _, _, _), _) if alias.exprId == a.exprId =>
-        val text = c.child match {
-          case s: CreateNamedStruct => s.valExprs.last
-          case other => other
-        }
-        (plans.rows(group.child).value / plans.rows(group).value.max(1), plans.textLength(text, group.child))
+      case alias: Alias if alias.exprId == a.exprId => alias.collectFirst { case c: CollectList => c }
+    }.flatten.map { c =>
+      val text = c.child match {
+        case s: CreateNamedStruct => s.valExprs.last
+        case other => other
+      }
+      (plans.rows(group.child).value / plans.rows(group).value.max(1), plans.textLength(text, group.child))
     }
   }.flatten.headOption
 }
@@ -69,6 +73,8 @@ object UnrolledEstimates {
 
   /** Tokens of texts in one prompt where the daemon chooses: half of a context of 4096. */
   val budget = 2048.0
+
+  private def budgetOf(tokens: Int): Double = if (tokens > 0) tokens.toDouble else budget
 
   /** Tokens between two texts. */
   val separator = 4.0

@@ -211,13 +211,16 @@ class PromptRenderer(ABC):
 class Engine(ABC):
     """An inference engine. All methods but :meth:`poll` return without waiting for the model."""
 
-    @property
-    @abstractmethod
-    def info(self) -> EngineInfo: ...
+    _info: EngineInfo  # set by the constructor
+    _renderer: PromptRenderer
 
     @property
-    @abstractmethod
-    def renderer(self) -> PromptRenderer: ...
+    def info(self) -> EngineInfo:
+        return self._info
+
+    @property
+    def renderer(self) -> PromptRenderer:
+        return self._renderer
 
     @abstractmethod
     def submit(self, requests: Sequence[EngineRequest]) -> None:

@@ -26,6 +26,7 @@ import queue
 import sys
 import threading
 import time
+import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -37,7 +38,6 @@ from spark_helium.gpu_executor.engines.base import (
     EngineInfo,
     EngineRequest,
     EngineResult,
-    PromptRenderer,
     RequestId,
     token_count,
 )
@@ -63,7 +63,8 @@ class OpenAIEngine(Engine):
     MissingDependencyError
         The package openai is not installed.
     EngineStartError
-        The environment variable of the API key is not set.
+        The environment variable of the API key is not set, or no client can be made: a base URL that is none, a key
+        that no HTTP header takes, a proxy or a certificate of the environment.
     ConfigurationError
         ``spark.helium.openai.extraBody`` is not a JSON object.
     """
@@ -77,6 +78,7 @@ class OpenAIEngine(Engine):
         self._server: str = given["server"]
         self._max_tokens_field: str = given["maxTokensField"]
         self._timeout: float = given["timeout"] / 1000
+        self._longest_wait: float = given["maxRetryAfter"] / 1000
         self._extra = _json_object(given["extraBody"])
         self._tokens_are_limited = given["tokensPerMinute"] > 0
         places: int = given["maxConcurrency"]
@@ -106,18 +108,39 @@ class OpenAIEngine(Engine):
         self._places = asyncio.Semaphore(places)
         self._requests = RateLimit(given["requestsPerMinute"], time.monotonic)
         self._tokens = RateLimit(given["tokensPerMinute"], time.monotonic)
-        self._client: Any = None
+        # Here, where a failure is that of the engine's start: on the loop it would leave its calls without an answer.
+        self._client = self._make_client()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run_loop, name="openai-engine", daemon=True)
         self._thread.start()
 
-    @property
-    def info(self) -> EngineInfo:
-        return self._info
-
-    @property
-    def renderer(self) -> PromptRenderer:
-        return self._renderer
+    def _make_client(self) -> Any:
+        where = f"the client of the endpoint {self._address!r} cannot be made"
+        try:
+            address = urllib.parse.urlsplit(self._address)
+            is_address = bool(address.hostname)
+        except ValueError:
+            is_address = False
+        if not is_address:
+            raise EngineStartError(
+                f"{where}: spark.helium.openai.baseUrl must be an address such as https://api.openai.com/v1"
+            )
+        if not (self._key.isascii() and self._key.isprintable()):
+            raise EngineStartError(
+                f"{where}: the API key in the environment variable that spark.helium.openai.apiKeyVariable names has "
+                "characters that no HTTP header takes; set it to the key alone"
+            )
+        try:
+            # The dispatcher tries again, for all engines in one way: the client must not.
+            return self._openai.AsyncOpenAI(
+                api_key=self._key or "-", base_url=self._address, max_retries=0, timeout=self._timeout
+            )
+        except Exception as e:
+            raise EngineStartError(
+                f"{where} ({type(e).__name__}: {self._said(e)}): check spark.helium.openai.baseUrl, and the proxies "
+                "and certificates that the daemon's environment names (HTTPS_PROXY, SSL_CERT_FILE); a daemon keeps the "
+                "environment that it was started with: `spark-helium stop` ends it"
+            ) from e
 
     # -- the caller's thread ------------------------------------------------------------------------------
 
@@ -177,15 +200,9 @@ class OpenAIEngine(Engine):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._client is not None:
-            await self._client.close()
+        await self._client.close()
 
     def _begin(self, requests: Sequence[EngineRequest]) -> None:
-        if self._client is None:
-            # The dispatcher tries again, for all engines in one way: the client must not.
-            self._client = self._openai.AsyncOpenAI(
-                api_key=self._key or "-", base_url=self._address, max_retries=0, timeout=self._timeout
-            )
         for request in requests:
             self._tasks[request.id] = self._loop.create_task(self._answer(request))
 
@@ -288,12 +305,18 @@ class OpenAIEngine(Engine):
     def _refusal(self, request_id: RequestId, error: Any, where: str) -> EngineResult:
         status: int = error.status_code
         retryable = (status in _RETRYABLE_STATUS or status >= 500) and error.code not in _NO_RETRY_CODES
-        wait = retry_after(error.response.headers)
+        asked = retry_after(error.response.headers)
+        wait = min(asked, self._longest_wait)
         if retryable and wait:
             self._requests.stop_for(wait)
         body = error.body if isinstance(error.body, Mapping) else {}
         said = self._said(body.get("message") or error.response.text or error.message)
         reason = f"{where} refuses this call with status {status}: {said}"
+        if retryable and asked > wait:
+            reason += (
+                f". It asks to wait {asked:,.0f} s, and calls wait {wait:g} s at most "
+                "(spark.helium.openai.maxRetryAfter): run the query later, or raise that"
+            )
         if status == 401:
             reason += (
                 ". Check the API key in the environment variable that spark.helium.openai.apiKeyVariable names; a "
@@ -342,7 +365,7 @@ def retry_after(headers: Mapping[str, str]) -> float:
             pass
         try:
             return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
-        except ValueError:
+        except (ValueError, OverflowError):
             continue
     return 0.0
 

@@ -160,14 +160,6 @@ class SimulatorEngine(Engine):
         self._closed = False
 
     @property
-    def info(self) -> EngineInfo:
-        return self._info
-
-    @property
-    def renderer(self) -> PromptRenderer:
-        return self._renderer
-
-    @property
     def virtual_seconds(self) -> float:
         """Seconds on the simulated clock since the engine was made."""
         return self._clock

@@ -54,14 +54,6 @@ class TokenizerEngine(Engine):
         self._awake = threading.Event()
         self._closed = False
 
-    @property
-    def info(self) -> EngineInfo:
-        return self._info
-
-    @property
-    def renderer(self) -> PromptRenderer:
-        return self._renderer
-
     def submit(self, requests: Sequence[EngineRequest]) -> None:
         self._check_open()
         self._results += [EngineResult(request.id, str(token_count(request.tokens))) for request in requests]

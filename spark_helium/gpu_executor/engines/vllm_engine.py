@@ -160,14 +160,6 @@ class VllmEngine(Engine):
             self.close()
             raise explain_failure(model, e, self._tap.lines(), on_cpu=on_cpu) from e
 
-    @property
-    def info(self) -> EngineInfo:
-        return self._info
-
-    @property
-    def renderer(self) -> PromptRenderer:
-        return self._renderer
-
     # -- the caller's thread ------------------------------------------------------------------------------
 
     def submit(self, requests: Sequence[EngineRequest]) -> None:

@@ -119,6 +119,40 @@ def test_a_missing_key_names_its_variable(monkeypatch):
         create("m", Settings({"engine": "openai"}))
 
 
+@pytest.mark.parametrize("address", ["http://[bad/v1", "http:///v1", "http://host:port/v1", "http://h\x07/v1"])
+def test_a_client_that_cannot_be_made_is_a_failed_start(monkeypatch, address):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with pytest.raises(EngineStartError, match=r"spark\.helium\.openai\.baseUrl") as raised:
+        create("m", Settings({"engine": "openai", "openai.baseUrl": address}))
+    assert KEY not in str(raised.value)
+
+
+def test_an_environment_that_no_client_can_use(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("SSL_CERT_FILE", "/no/such/file")
+    with pytest.raises(EngineStartError, match="SSL_CERT_FILE"):
+        create("m", Settings({"engine": "openai", "openai.baseUrl": "https://localhost/v1"}))
+
+
+@pytest.mark.parametrize("key", ["sk-schlüssel", "sk-a\nb"])
+def test_a_key_that_no_header_takes(monkeypatch, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(EngineStartError, match="apiKeyVariable") as raised:
+        create("m", Settings({"engine": "openai"}))
+    assert key not in str(raised.value)
+
+
+@pytest.mark.parametrize("asked", ["3600", "inf", "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_a_wait_that_is_too_long_is_bounded_and_told(serve, asked):
+    serving, engine = serve(lambda _: error(429, "slow down", retry_after=asked), maxRetryAfter="50ms")
+    result = failure(engine)
+    assert (result.retryable, result.retry_after) == (True, 0.05)
+    assert "spark.helium.openai.maxRetryAfter" in str(result.error)
+    assert "asks to wait" in str(result.error)
+    failure(engine)  # the calls beside it are not held up for longer, either
+    assert len(serving.requests) == 2
+
+
 def test_extra_body_must_be_json(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with pytest.raises(ConfigurationError, match="extraBody"):

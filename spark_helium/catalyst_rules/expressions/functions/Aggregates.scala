@@ -18,7 +18,10 @@ object Aggregates {
 
   private val optionLines =
     """      * model, max_tokens, temperature, top_p, seed, stop, failOnError - as in llm(); max_tokens holds for each
-          of the answers that are put together."""
+          of the answers that are put together.
+      * partial - constant, false by default: whether the texts of a group are reduced within each partition first,
+          before they travel, and then the answers of the partitions, in their order. The answer then depends on how the
+          rows are partitioned."""
 
   private val textLines =
     """      * content - a text per row, or anything that can be written as text. NULLs are passed over; a group
@@ -102,8 +105,10 @@ $optionLines
       slot = 0,
       shown = shown)
     val texts = Literal(null, ArrayType(StringType))
+    val (partial, ofCall) = options.partition { case (name, _) => OptionReader.normalize(name) == "partial" }
     AIAgg(LLMCallBuilder.text(function, content, 1),
-      LLMCallBuilder.unrolled(function, prompt, texts, options))
+      LLMCallBuilder.unrolled(function, prompt, texts, ofCall),
+      new OptionReader(function, partial).boolean("partial").getOrElse(false))
   }
 
   private def user(parts: PromptPart*): Seq[MessageTemplate] =

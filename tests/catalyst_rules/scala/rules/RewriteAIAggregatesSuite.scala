@@ -3,9 +3,11 @@ package org.apache.spark.sql.helium.rules
 import org.apache.spark.sql.catalyst.expressions._
 import org.apache.spark.sql.catalyst.expressions.aggregate._
 import org.apache.spark.sql.catalyst.plans.logical._
+import org.apache.spark.sql.catalyst.plans.physical.ClusteredDistribution
+import org.apache.spark.sql.helium.execution.NumberedPartitioning
 import org.apache.spark.sql.helium.expressions._
 import org.apache.spark.sql.helium.expressions.functions.Aggregates
-import org.apache.spark.sql.helium.plans.EvalLLM
+import org.apache.spark.sql.helium.plans.{EvalLLM, NumberPartitions}
 import org.apache.spark.sql.helium.testing.PlanSuite
 import org.apache.spark.sql.types.StringType
 
@@ -84,5 +86,39 @@ class RewriteAIAggregatesSuite extends PlanSuite {
       case c: LLMCall => c.arguments.head.isInstanceOf[ArrayDistinct]
       case _ => false
     }), true)
+  }
+
+  test("partitions first: by key and partition without an exchange, then by key") {
+    val agg = aiAgg(body).copy(partial = true)
+    val plan = rewrite(aggregate(agg.toAggregateExpression(), agg.toAggregateExpression()))
+    val Aggregate(Seq(key), _, Project(_, Aggregate(keys, texts, n: NumberPartitions, _)), _) = plan: @unchecked
+    equal((key, keys), (id, Seq(id, n.partition)))
+    equal(texts.count(_.exists(_.isInstanceOf[CollectList])), 1, "equal ones share their partial answers")
+    equal(plan.collect { case p => p.expressions.flatMap(_.collect { case c: LLMCall => c.prompt }) }.flatten.collect {
+      case Unrolled(program, _, _, _, _) => program
+    }.distinct, Seq(Combine(0), Reduce(0, withinPartition = true)))
+    val numbered = NumberedPartitioning(n.partition, 4)
+    equal(numbered.satisfies(ClusteredDistribution(Seq(id, n.partition))), true)
+    equal(numbered.satisfies(ClusteredDistribution(Seq(id))), false)
+    equal(numbered.satisfies(ClusteredDistribution(Seq(id, n.partition), requireAllClusterKeys = true)), false)
+  }
+
+  test("a filter by the key passes what numbers the rows, a filter by the number does not") {
+    def filtered(plan: LogicalPlan, condition: Expression): LogicalPlan =
+      PushThroughEvalLLM(PushThroughEvalLLM(
+        eval(call("{0}", body) -> answer(call("{0}", body)))(Filter(condition, plan))))
+    val plain = rewrite(aggregate(aiAgg(body).toAggregateExpression())).children.head
+    val partial = rewrite(aggregate(aiAgg(body).copy(partial = true).toAggregateExpression())).collectFirst {
+      case n: NumberPartitions => n
+    }.get
+    val byKey = EqualTo(id, Literal(1))
+    Seq(plain, partial).foreach { numbering =>
+      val pushed = filtered(numbering, byKey)
+      equal(pushed.collect { case f: Filter => f.condition -> f.child }, Seq(byKey -> relation))
+      val byNumber = IsNotNull(numbering.output.last)
+      equal(filtered(numbering, byNumber).children.head, Filter(byNumber, numbering))
+    }
+    val users = Project(Seq(id, body, Alias(MonotonicallyIncreasingID(), "order")()), relation)
+    equal(filtered(users, byKey).children.head, Filter(byKey, users), "a number that the query sees")
   }
 }

@@ -24,7 +24,7 @@ class AggregatesSuite extends PlanSuite {
   }
 
   test("the instruction stands in all prompts, as it is") {
-    val Unrolled(Reduce(0), first, further, 0, shown) =
+    val Unrolled(Reduce(0, false), first, further, 0, shown) =
       build("ai_agg", body, Literal("Count {x}.")).call.prompt: @unchecked
     equal(shown, Seq("Count {x}."))
     Seq(first, further).foreach { messages =>
