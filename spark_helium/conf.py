@@ -150,7 +150,7 @@ def full_key(name: str) -> str:
     by_spelling = {_python_spelling(key): key for key in registry()}
     if name in by_spelling:
         return by_spelling[name]
-    raise ConfigurationError.unknown("setting", name, by_spelling)
+    raise ConfigurationError.unknown("setting", name, registry() if name.startswith(PREFIX) else by_spelling)
 
 
 def _python_spelling(key: str) -> str:

@@ -32,6 +32,8 @@ def test_python_spelling_of_camel_case() -> None:
 def test_unknown_setting_names_the_nearest() -> None:
     with pytest.raises(ConfigurationError, match="did you mean 'cache_enabled'"):
         conf.full_key("cash_enabled")
+    with pytest.raises(ConfigurationError, match=r"did you mean 'spark\.helium\.cache\.enabled'"):
+        conf.full_key("spark.helium.cash.enabled")
 
 
 @pytest.mark.parametrize(

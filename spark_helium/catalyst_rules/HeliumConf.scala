@@ -47,6 +47,9 @@ object HeliumConf {
   private val patternEntries: Map[String, ConfigEntry[_]] =
     patterns.map { case (option, s) => option -> entry(ConfigBuilder(s.key), s) }
 
+  /** What we keep in a session's settings for ourselves. */
+  val internal = "spark.helium.internal."
+
   /** Names of the built-in models; any path or hub name is allowed beside them. */
   val builtInModels: Seq[String] =
     (resource("spark-helium-models.json") \ "models") match {
@@ -116,9 +119,18 @@ object HeliumConf {
     case other => throw new IllegalStateException(s"the registry names no engines: $other")
   }
 
-  /** Text of every setting as the session has it now, for the Python side. */
-  def snapshot(conf: SQLConf): Map[String, String] =
+  /**
+   * Text of every setting as the session has it now, for the Python side.
+   *
+   * @throws HELIUM_SETTING_UNKNOWN where a name of ours was set that is none, as `SET` takes any
+   */
+  def snapshot(conf: SQLConf): Map[String, String] = {
+    conf.getAllConfs.keys
+      .find(key => key.startsWith("spark.helium.") && !key.startsWith(DeclaredModels.prefix) &&
+        !key.startsWith(internal) && !entries.contains(key))
+      .foreach(key => throw HeliumErrors.settingUnknown(key, keys))
     settings.map(s => s.key -> text(conf, s.key)).toMap ++ DeclaredModels.texts(conf)
+  }
 
   /**
    * The settings of the session, for what belongs to it and not to the text of a query. Spark analyses a persistent

@@ -31,7 +31,23 @@ Every function here is one in SQL and, with the same name, in `spark_helium.func
 lower case with underscores. `DESCRIBE FUNCTION EXTENDED ai_classify` shows what stands here. The page is made from the
 catalog of functions: `make function-docs`.
 
-Arguments may be given by position or by name (`content => body`). NULL in an argument that is a column gives NULL and
+In SQL, arguments may be given by position or by name (`content => body`). In Python a string is the name of a column
+where an argument is one, as everywhere in PySpark; text is `F.lit("...")`. What is constant (labels, schemas,
+conditions, options) is given as Python values:
+
+```python
+from pyspark.sql import functions as F
+from spark_helium.functions import ai_classify, ai_filter, ai_query, ai_similarity, ai_translate
+
+reviews.where(ai_filter("body", condition="The customer wants the money back.")).select(
+    ai_classify("body", labels=["praise", "complaint"]),
+    ai_query("smollm2-135m", F.concat(F.lit("Reply to: "), "body"), model_parameters={"max_tokens": 20}),
+    ai_similarity("body", F.lit("too heavy")),
+    ai_translate("body", "de", from_lang="en"),
+)
+```
+
+NULL in an argument that is a column gives NULL and
 makes no call. All functions become LLM calls that the optimizer sees: equal calls are made once, filters run in the
 order that costs least, and what the prompts of a query share is computed once. `EXPLAIN` shows the prompt that a
 function sends.

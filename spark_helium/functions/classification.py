@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 def ai_classify(
     content: ColumnOrName,
     labels: Iterable[str] | Mapping[str, str],
-    /,
     *,
     multi: bool = False,
     instructions: str | None = None,
@@ -146,7 +145,7 @@ def ai_filter(
     return F.call_function("ai_filter", template_column(template), *columns("ai_filter", args), *placeholders, *given)
 
 
-def ai_analyze_sentiment(content: ColumnOrName, /, **options: Unpack[CallOptions]) -> Column:
+def ai_analyze_sentiment(content: ColumnOrName, **options: Unpack[CallOptions]) -> Column:
     """The sentiment of the content: positive, negative, neutral or mixed. NULL gives NULL and no call.
 
     Parameters
@@ -169,6 +168,6 @@ def ai_analyze_sentiment(content: ColumnOrName, /, **options: Unpack[CallOptions
     return call("ai_analyze_sentiment", [column("ai_analyze_sentiment", "content", content)], {}, options)
 
 
-def ai_sentiment(content: ColumnOrName, /, **options: Unpack[CallOptions]) -> Column:
+def ai_sentiment(content: ColumnOrName, **options: Unpack[CallOptions]) -> Column:
     """The same as :func:`ai_analyze_sentiment`."""
     return call("ai_sentiment", [column("ai_sentiment", "content", content)], {}, options)

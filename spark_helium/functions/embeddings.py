@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pyspark.sql._typing import ColumnOrName
 
 
-def ai_embed(content: ColumnOrName, /, *, model: str | None = None, fail_on_error: bool | None = None) -> Column:
+def ai_embed(content: ColumnOrName, *, model: str | None = None, fail_on_error: bool | None = None) -> Column:
     """The vector that the model's pooling gives for a text, of length 1. NULL gives NULL and no call.
 
     Parameters
@@ -43,7 +43,7 @@ def ai_embed(content: ColumnOrName, /, *, model: str | None = None, fail_on_erro
 
 
 def ai_similarity(
-    first: ColumnOrName, second: ColumnOrName, /, *, model: str | None = None, fail_on_error: bool | None = None
+    first: ColumnOrName, second: ColumnOrName, *, model: str | None = None, fail_on_error: bool | None = None
 ) -> Column:
     """How similar two texts are: the cosine of their :func:`ai_embed` vectors. NULL gives NULL and no call.
 
@@ -75,7 +75,7 @@ def ai_similarity(
     return _call("ai_similarity", {"first": first, "second": second}, model, fail_on_error)
 
 
-def ai_count_tokens(content: ColumnOrName, /, *, model: str | None = None, fail_on_error: bool | None = None) -> Column:
+def ai_count_tokens(content: ColumnOrName, *, model: str | None = None, fail_on_error: bool | None = None) -> Column:
     """How many tokens the model's tokenizer makes of a text. No model is called. NULL gives NULL.
 
     Parameters

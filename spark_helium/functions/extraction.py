@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 def ai_extract(
     content: ColumnOrName,
     schema: str | DataType | Mapping[str, Any] | type | Iterable[str],
-    /,
     *,
     instructions: str | None = None,
     **options: Unpack[CallOptions],
@@ -30,10 +29,10 @@ def ai_extract(
     content
         Column or column name; a :func:`prompt`, too.
     schema
-        A DDL string; a ``StructType``; a JSON schema of an object, as text or a dict; a Pydantic model class; or a
-        list of names, whose values are strings. A field is NULL where the text does not give it, unless the
-        schema says otherwise. Texts, arrays and numbers have bounds unless a JSON schema gives its own, see
-        ``DESCRIBE FUNCTION EXTENDED ai_extract``.
+        A DDL string; a ``StructType``; a JSON schema of an object, as text or a dict, or a dict from names to JSON
+        schemas; a Pydantic model class; or names, whose values are strings: a list, or a dict from them to questions.
+        A field is NULL where the text does not give it, unless the schema says otherwise. Texts, arrays and numbers
+        have bounds unless a JSON schema gives its own, see ``DESCRIBE FUNCTION EXTENDED ai_extract``.
     instructions
         A text that says more about the fields.
     **options

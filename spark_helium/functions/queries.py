@@ -9,6 +9,7 @@ from pyspark.sql import Column
 from pyspark.sql import functions as F
 from pyspark.sql.types import DataType
 
+from spark_helium.errors import ArgumentError
 from spark_helium.functions._arguments import TextOptions, call, schema_text, template_column
 
 Format: TypeAlias = str | DataType | Mapping[str, Any] | type
@@ -16,11 +17,12 @@ Format: TypeAlias = str | DataType | Mapping[str, Any] | type
 
 def ai_query(
     model: str | None,
-    request: str | Column,
     /,
+    request: str | Column,
     *,
     return_type: Format | None = None,
     response_format: Format | None = None,
+    model_parameters: Mapping[str, Any] | None = None,
     **options: Unpack[TextOptions],
 ) -> Column:
     """Answer of a model to a prompt. NULL in a prompt gives NULL and no call.
@@ -37,8 +39,10 @@ def ai_query(
     response_format
         The form of an answer that stays a string of JSON: what ``return_type`` takes, or a response format as in
         ``{"type": "json_schema", "json_schema": {"schema": ...}}``.
+    model_parameters
+        Options as a dict, as Databricks and Snowflake have them: ``{"max_tokens": 20}`` is ``max_tokens=20``.
     **options
-        See :class:`TextOptions`. What Databricks writes as ``modelParameters`` are options here.
+        See :class:`TextOptions`.
 
     Returns
     -------
@@ -62,15 +66,17 @@ def ai_query(
         "returnType": schema_text("ai_query", "return_type", return_type),
         "responseFormat": schema_text("ai_query", "response_format", response_format),
     }
-    return call("ai_query", [F.lit(model), template_column(request)], constants, options, TextOptions)
+    given = _with_parameters("ai_query", options, model_parameters)
+    return call("ai_query", [F.lit(model), template_column(request)], constants, given, TextOptions)
 
 
 def ai_complete(
     model: str | None,
-    prompt: str | Column,
     /,
+    prompt: str | Column,
     *,
     response_format: Format | None = None,
+    model_parameters: Mapping[str, Any] | None = None,
     **options: Unpack[TextOptions],
 ) -> Column:
     """Answer of a model to a prompt, by the name that Snowflake has for it; see :func:`ai_query`.
@@ -81,7 +87,7 @@ def ai_complete(
         A built-in name, a local path or a hub name; None for ``spark.helium.model``.
     prompt
         As ``request`` of :func:`ai_query`.
-    response_format
+    response_format, model_parameters
         As in :func:`ai_query`.
     **options
         See :class:`TextOptions`.
@@ -97,10 +103,11 @@ def ai_complete(
     >>> column = ai_complete("smollm2-135m", prompt("Shorten: {0}", "body"), max_tokens=20)
     """
     constants = {"response_format": schema_text("ai_complete", "response_format", response_format)}
-    return call("ai_complete", [F.lit(model), template_column(prompt)], constants, options, TextOptions)
+    given = _with_parameters("ai_complete", options, model_parameters)
+    return call("ai_complete", [F.lit(model), template_column(prompt)], constants, given, TextOptions)
 
 
-def ai_gen(prompt: str | Column, /, **options: Unpack[TextOptions]) -> Column:
+def ai_gen(prompt: str | Column, **options: Unpack[TextOptions]) -> Column:
     """Answer to a prompt, of the default model if no option says another.
 
     Parameters
@@ -122,3 +129,12 @@ def ai_gen(prompt: str | Column, /, **options: Unpack[TextOptions]) -> Column:
     >>> column = ai_gen(F.concat(F.lit("Thank the customer for this review: "), "body"))
     """
     return call("ai_gen", [template_column(prompt)], {}, options, TextOptions)
+
+
+def _with_parameters(
+    function: str, options: Mapping[str, Any], model_parameters: Mapping[str, Any] | None
+) -> Mapping[str, Any]:
+    more = model_parameters or {}
+    for name in options.keys() & more.keys():
+        raise ArgumentError(f"{function}() got {name} as an option and in model_parameters; leave one of them out")
+    return {**options, **more}

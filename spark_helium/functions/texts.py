@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pyspark.sql._typing import ColumnOrName
 
 
-def ai_summarize(content: ColumnOrName, /, max_words: int | None = None, **options: Unpack[TextOptions]) -> Column:
+def ai_summarize(content: ColumnOrName, max_words: int | None = None, **options: Unpack[TextOptions]) -> Column:
     """A summary of the content. NULL gives NULL and no call.
 
     Parameters
@@ -40,7 +40,7 @@ def ai_summarize(content: ColumnOrName, /, max_words: int | None = None, **optio
 
 
 def ai_translate(
-    content: ColumnOrName, to_lang: str | Column, /, *, from_lang: str | None = None, **options: Unpack[TextOptions]
+    content: ColumnOrName, to_lang: str | Column, *, from_lang: str | None = None, **options: Unpack[TextOptions]
 ) -> Column:
     """The content in another language. NULL gives NULL and no call.
 
@@ -69,7 +69,7 @@ def ai_translate(
     return _text("ai_translate", content, {"from_lang": from_lang}, options, named("to_lang", language))
 
 
-def ai_fix_grammar(content: ColumnOrName, /, **options: Unpack[TextOptions]) -> Column:
+def ai_fix_grammar(content: ColumnOrName, **options: Unpack[TextOptions]) -> Column:
     """The content with its grammar corrected. NULL gives NULL and no call.
 
     Parameters
@@ -92,9 +92,7 @@ def ai_fix_grammar(content: ColumnOrName, /, **options: Unpack[TextOptions]) -> 
     return _text("ai_fix_grammar", content, {}, options)
 
 
-def ai_mask(
-    content: ColumnOrName, labels: Iterable[str] | Mapping[str, str], /, **options: Unpack[TextOptions]
-) -> Column:
+def ai_mask(content: ColumnOrName, labels: Iterable[str] | Mapping[str, str], **options: Unpack[TextOptions]) -> Column:
     """The content with ``[MASKED]`` in place of what the labels name. NULL gives NULL and no call.
 
     The model does the masking: check what must not get out.

@@ -191,3 +191,36 @@ def test_mistakes(spark: SparkSession, call: str, condition: str, hint: str) -> 
         spark.sql(f"SELECT {call} FROM orders").schema  # noqa: B018
     assert error.value.getCondition() == condition
     assert hint in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        "DECIMAL(10,2)",
+        "DECIMAL(4,2)",
+        "DECIMAL(3,3)",
+        "DECIMAL(5,0)",
+        "DECIMAL(38,0)",
+        "DECIMAL(38,20)",
+        "DECIMAL(2,1)",
+    ],
+)
+def test_decimals_fit_their_type(spark: SparkSession, schema: str) -> None:
+    values = [row.price for row in asked(spark, f"ai_extract(body, 'price {schema} NOT NULL')") if row is not None]
+    assert len(values) == len(BODIES)
+    assert None not in values
+    assert len(set(values)) > 1
+
+
+def test_fields_by_name_as_json(spark: SparkSession) -> None:
+    questions = {"number": "which number?", "place": "which city?"}
+    by_map = asked(spark, "ai_extract(body, map('number', 'which number?', 'place', 'which city?'))")
+    assert asked(spark, f"ai_extract(body, '{json.dumps(questions)}')") == by_map
+    in_python = spark.table("orders").orderBy("id").select(ai_extract("body", questions)).collect()
+    assert [row[0] for row in in_python] == by_map
+
+    fields = {"number": {"type": "integer", "minimum": 0}, "express": {"type": "boolean"}}
+    whole = {"type": "object", "properties": fields, "required": list(fields)}
+    assert asked(spark, f"ai_extract(body, '{json.dumps(fields)}')") == asked(
+        spark, f"ai_extract(body, '{json.dumps(whole)}')"
+    )

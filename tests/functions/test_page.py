@@ -61,3 +61,12 @@ def test_describe(spark: SparkSession, name: str) -> None:
 
 def test_plumbing_is_not_on_the_page() -> None:
     assert not [name for name in NAMES if name.startswith("helium_")]
+
+
+def test_the_python_of_the_page_runs(spark: SparkSession) -> None:
+    [block] = re.findall(r"^```python\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
+    scope = {"reviews": table.reviews(spark)}
+    lines = block.replace("\nreviews.where", "\nchosen = reviews.where")
+    exec(lines, scope)
+    assert len(scope["chosen"].columns) == 4
+    scope["chosen"].collect()

@@ -178,3 +178,23 @@ def test_mistakes(spark: SparkSession, call: str, condition: str, hint: str) -> 
         spark.sql(f"SELECT {call} FROM questions").schema  # noqa: B018
     assert error.value.getCondition() == condition
     assert hint in str(error.value)
+
+
+def test_model_parameters_in_python(spark: SparkSession) -> None:
+    rows = spark.range(3).select(F.col("id").cast("string").alias("body"))
+    same = rows.select(
+        ai_query(None, F.concat(F.lit("About "), "body"), max_tokens=3, temperature=0.5, seed=1).alias("a"),
+        ai_query(
+            None,
+            request=F.concat(F.lit("About "), "body"),
+            model_parameters={"max_tokens": 3, "temperature": 0.5, "seed": 1},
+        ).alias("b"),
+        ai_complete(
+            None, F.concat(F.lit("About "), "body"), max_tokens=3, model_parameters={"temperature": 0.5, "seed": 1}
+        ).alias("c"),
+    ).collect()
+    assert all(row.a == row.b == row.c for row in same)
+    with pytest.raises(ArgumentError, match="got seed as an option and in model_parameters"):
+        ai_query(None, "hi", seed=1, model_parameters={"seed": 1})
+    with pytest.raises(ArgumentError, match="did you mean max_tokens"):
+        ai_query(None, "hi", model_parameters={"max_token": 1})

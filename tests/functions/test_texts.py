@@ -131,6 +131,8 @@ def test_mistakes_in_python(spark: SparkSession, call: Callable, message: str) -
         ("ai_summarize(body, id)", "HELIUM_OPTION_NOT_CONSTANT", "max_words"),
         ("ai_translate(body)", "HELIUM_ARGUMENTS", "the argument to_lang is missing"),
         ("ai_translate(body, 'a', 'b', 'c')", "HELIUM_ARGUMENTS", "it takes 3 arguments"),
+        ("ai_translate(body, ' ')", "HELIUM_OPTION_OUT_OF_RANGE", "to_lang"),
+        ("ai_mask(body, array('a', 'b', 'a '))", "HELIUM_OPTION_OUT_OF_RANGE", "'a' stands twice"),
         ("ai_mask(body, array())", "HELIUM_OPTION_OUT_OF_RANGE", "one or more"),
         ("ai_fix_grammar(array(body))", "HELIUM_ARGUMENT_TYPE", "to_json"),
         ("ai_fix_grammar(body, max_token => 3)", "HELIUM_UNKNOWN_OPTION", "Did you mean max_tokens?"),

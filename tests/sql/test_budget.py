@@ -84,3 +84,9 @@ def test_tokens_that_are_used_stop_it(spark: SparkSession, set_setting: SetSetti
 
 def test_without_a_budget_nothing_stops(spark: SparkSession) -> None:
     assert spark.sql(f"SELECT llm('free {{0}}', id, {YES}) AS a FROM range(30)").count() == 30
+
+
+def test_a_budget_that_is_misspelt_is_no_budget_without_a_word(spark: SparkSession, set_setting: SetSetting) -> None:
+    set_setting("spark.helium.budget.maxCals", "3")
+    with pytest.raises(PySparkException, match=r"Did you mean spark\.helium\.budget\.maxCalls\?.*RESET"):
+        spark.sql("SELECT llm('{0}', x) FROM VALUES ('a') AS t(x)").collect()

@@ -8,6 +8,7 @@ import org.apache.spark.sql.catalyst.InternalRow
 import org.apache.spark.sql.catalyst.expressions.{Expression, Literal}
 import org.apache.spark.sql.classic.SparkSession
 import org.apache.spark.sql.helium.HeliumErrors
+import org.apache.spark.sql.helium.HeliumConf
 import org.apache.spark.sql.internal.SQLConf
 import org.apache.spark.sql.types.{LongType, StructType}
 import org.apache.spark.util.AccumulatorV2
@@ -60,7 +61,7 @@ object UsageCounters {
 
   // Caching and streaming run in a clone of the session. A clone copies the session's settings, and
   // a new session does not, so a setting says whose counters they are.
-  private val identity = "spark.helium.internal.usage"
+  private val identity = s"${HeliumConf.internal}usage"
 
   private val byIdentity = new ConcurrentHashMap[String, UsageCounters]
 

@@ -1,5 +1,10 @@
 package org.apache.spark.sql.helium.expressions.functions
 
+import scala.util.Try
+
+import org.json4s._
+import org.json4s.jackson.JsonMethods
+
 import org.apache.spark.sql.catalyst.expressions.Expression
 import org.apache.spark.sql.helium.HeliumErrors
 import org.apache.spark.sql.helium.expressions._
@@ -21,8 +26,8 @@ object Extraction {
         s"""
     Arguments:
       * content - a text, a prompt(...), or anything that can be written as text.
-      * schema - constant: a DDL string, a JSON schema of an object, or names of fields, whose values are
-          STRINGs: an array, map('name', 'question'), or an array of struct('name', 'question'). A field is NULL
+      * schema - constant: a DDL string, a JSON schema of an object or of each field by its name, or names of fields, whose values are
+          STRINGs: an array, map('name', 'question'), JSON text of either, or an array of struct('name', 'question'). A field is NULL
           where the text does not give it, unless the schema says NOT NULL; a COMMENT or description is shown to
           the model. Texts have at most ${ExtractionSchema.mostCharacters} characters, in arrays
           ${ExtractionSchema.mostInArrays}, and arrays at most ${ExtractionSchema.mostItems} elements, unless a JSON
@@ -61,11 +66,34 @@ ${Prompts.typedOptionLines} max_tokens is by default
 
   private def schemaOf(arguments: FunctionArguments): ExtractionSchema =
     arguments.constants.any("schema") match {
-      case Some((text: UTF8String, _: StringType)) if !text.toString.trim.startsWith("[") =>
-        try ExtractionSchema.parse(text.toString) catch {
+      case Some((text: UTF8String, _: StringType)) if !isListOfNames(text.toString) =>
+        try ExtractionSchema.parse(ofFields(text.toString).getOrElse(text.toString)) catch {
           case AnswerSchema.Unsupported(reason) => throw HeliumErrors.answerSchema(function, text.toString, reason)
         }
       case _ => ExtractionSchema.of(Labels.read(arguments, "schema",
         "a DDL string such as 'name STRING, age INT', a JSON schema, or names of fields such as array('name', 'age')"))
+    }
+
+  /** Words that make a JSON object a schema; without any its keys are names of fields. */
+  private val schemaWords =
+    Set("type", "properties", "$ref", "$schema", "$defs", "anyOf", "oneOf", "allOf", "enum", "const")
+
+  private def fieldsOf(text: String): Option[List[JField]] =
+    if (!text.trim.startsWith("{")) None
+    else Try(JsonMethods.parse(text)).toOption.collect {
+      case JObject(fields) if fields.nonEmpty && !fields.exists(f => schemaWords(f._1)) => fields
+    }
+
+  /** A JSON array of names, or an object from names to questions. */
+  private def isListOfNames(text: String): Boolean =
+    text.trim.startsWith("[") || fieldsOf(text).exists(_.forall(_._2.isInstanceOf[JString]))
+
+  /** The schema of an object from names to schemas. */
+  private def ofFields(text: String): Option[String] =
+    fieldsOf(text).filter(_.forall(_._2.isInstanceOf[JObject])).map { fields =>
+      JsonMethods.compact(JObject(
+        "type" -> JString("object"),
+        "properties" -> JObject(fields),
+        "required" -> JArray(fields.map(f => JString(f._1)))))
     }
 }
