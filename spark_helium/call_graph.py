@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any
@@ -37,6 +37,7 @@ __all__ = [
     "CallGraph",
     "CallRef",
     "CallTask",
+    "Cascade",
     "Composite",
     "Constraint",
     "InputRef",
@@ -162,6 +163,27 @@ class Composite:
 
 
 @dataclass(frozen=True, slots=True)
+class Cascade:
+    """How a cheaper model answers some rows of a call with two choices (:mod:`~spark_helium.gpu_executor.cascade`).
+
+    Attributes
+    ----------
+    model: the proxy, which scores the first choice.
+    precision, recall: of the rows with the first choice, beside what the call's own model says; between 0 and 1.
+    sample: different prompts per window of rows that both models answer.
+    """
+
+    model: str
+    precision: float
+    recall: float
+    sample: int
+
+    def __post_init__(self) -> None:
+        if not (0 < self.precision < 1 and 0 < self.recall < 1 and self.sample > 0):
+            raise ValueError(f"{self} is no cascade: its targets are between 0 and 1, and its sample has rows")
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """One LLM call of the graph.
 
@@ -171,7 +193,7 @@ class Call:
     and the ``guard`` is true, not false or unknown; elsewhere its answer is NULL. ``result_type`` is Spark's JSON
     for the SQL type of the answer; ``fail_on_error`` says whether a failed row ends the query. The choices of a score
     stand in the ``constraint``. A ``composite`` call stands for several calls of the engine per row, of which the last
-    gives the answer.
+    gives the answer. With a ``cascade`` another model may answer a row.
     """
 
     index: int
@@ -187,6 +209,7 @@ class Call:
     function: str = "llm"
     task: CallTask = CallTask.GENERATE
     composite: Composite | None = None
+    cascade: Cascade | None = None
 
     def prompt_references(self) -> Iterator[Ref]:
         """Every placeholder of the prompt, in order of appearance, repeats included."""
@@ -239,6 +262,8 @@ class CallGraph:
                     raise ValueError(f"call {position} of the call graph reads {ref}, which does not exist before it")
             if call.composite is not None:
                 _check_composite(call, call.composite)
+            if call.cascade is not None:
+                _check_cascade(call)
         for ref in (ref for condition in self.filters for ref in condition_references(condition)):
             if not 0 <= ref.index < (self.inputs if isinstance(ref, InputRef) else len(self.calls)):
                 raise ValueError(f"a filter of the call graph reads {ref}, which does not exist")
@@ -285,6 +310,13 @@ def _check_composite(call: Call, composite: Composite) -> None:
         raise ValueError(f"the prompts of the composite call {call.index} read other things than its items")
 
 
+def _check_cascade(call: Call) -> None:
+    choices = call.constraint.choices if call.constraint is not None else None
+    plain = call.task is CallTask.GENERATE and call.composite is None and call.sampling.temperature == 0
+    if not plain or choices is None or len(set(choices)) != 2:
+        raise ValueError(f"call {call.index} has a cascade, but is no completion of temperature 0 with two choices")
+
+
 def _call_to_dict(call: Call) -> dict[str, Any]:
     out: dict[str, Any] = {
         "function": call.function,
@@ -314,6 +346,8 @@ def _call_to_dict(call: Call) -> dict[str, Any]:
             "budget": call.composite.budget,
             "take": call.composite.take,
         }
+    if call.cascade is not None:
+        out["cascade"] = asdict(call.cascade)
     if call.constraint is not None:
         c = call.constraint
         out["constraint"] = {
@@ -334,6 +368,7 @@ def _call_from_dict(index: int, data: Mapping[str, Any]) -> Call:
     conversation = data.get("conversation")
     guard = data.get("guard")
     composite = data.get("composite")
+    cascade = data.get("cascade")
     choices = constraint.get("choices") if constraint else None
     return Call(
         index=index,
@@ -368,6 +403,14 @@ def _call_from_dict(index: int, data: Mapping[str, Any]) -> Call:
             further=_messages_from_json(composite["further"]),
             budget=int(composite.get("budget", 0)),
             take=int(composite.get("take", 0)),
+        ),
+        cascade=None
+        if cascade is None
+        else Cascade(
+            model=str(cascade["model"]),
+            precision=float(cascade["precision"]),
+            recall=float(cascade["recall"]),
+            sample=int(cascade["sample"]),
         ),
     )
 

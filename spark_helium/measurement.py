@@ -8,6 +8,9 @@ from contextlib import contextmanager
 
 from pyspark.sql import SparkSession
 
+from spark_helium import cascade_counts
+from spark_helium.cascade_counts import CascadeCounts
+
 _COUNTERS = (
     "calls_requested",
     "calls_sent",
@@ -17,6 +20,7 @@ _COUNTERS = (
     "cached_prompt_tokens",
     "output_tokens",
     "calls_retried",
+    *cascade_counts.COUNTERS,
 )
 
 
@@ -28,7 +32,8 @@ class Measurement:
     Attributes
     ----------
     calls_requested : int
-        Calls that the text of the queries asks for: one per row and call whose arguments are not NULL.
+        Calls that the text of the queries asks for: one per row and call whose arguments are not NULL. A cascade may
+        send two for one.
     calls_sent : int
         Calls that reached an engine.
     answers_from_cache : int
@@ -39,6 +44,8 @@ class Measurement:
         Attempts that failed and were made again, as the failure could pass.
     prompt_tokens, cached_prompt_tokens, output_tokens : int
         Of the calls sent; cached ones of the prompt were in the engine's KV cache.
+    cascade : CascadeCounts or None
+        What cascades did, their precision and recall on samples among it; None where there was none.
     wall_seconds : float
         Length of the block.
     """
@@ -98,6 +105,10 @@ class Measurement:
         return self._count("output_tokens")
 
     @property
+    def cascade(self) -> CascadeCounts | None:
+        return CascadeCounts.of(self._counts())
+
+    @property
     def wall_seconds(self) -> float:
         return (self._ended or time.monotonic()) - self._began
 
@@ -117,6 +128,8 @@ class Measurement:
             f"{n['output_tokens']:>9,} output tokens",
             f"{self.wall_seconds:>9,.1f} seconds",
         ]
+        if (cascade := CascadeCounts.of(n)) is not None:
+            lines += [f"  cascade: {line}" for line in cascade.lines()]
         return "\n".join(lines)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from spark_helium.cascade_counts import CascadeCounts
 from spark_helium.errors import ArgumentError
 from spark_helium.semantic import SampledJoin
 
@@ -68,6 +69,11 @@ class NodeReport:
     calls: tuple[CallEstimate, ...]
     declined: tuple[Note, ...]
     actual: dict[str, int] | None
+
+    @property
+    def cascade(self) -> CascadeCounts | None:
+        """What the node's cascades did when it ran; None where it has none, or did not run."""
+        return None if self.actual is None else CascadeCounts.of(self.actual)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +143,8 @@ class Report:
             parts += [_shortened(f"  {call.call}", 80) + f"\n    expected {_expected(call)}" for call in node.calls]
             if node.actual is not None:
                 parts += [f"  expected in all: {_total(node)}", f"  actual:          {_actual(node.actual)}"]
+            if node.cascade is not None:
+                parts += [f"  cascade:         {line}" for line in node.cascade.lines()]
             parts.append("")
         if self.prefilter is not None:
             parts += ["== Pre-filter, on the sample ==", str(self.prefilter)]
@@ -157,6 +165,7 @@ class Report:
             parts.append(table(rows, ["call", *_COLUMNS, ""]))
             if node.actual is not None:
                 pair = [["expected", _total(node)], ["actual", _actual(node.actual)]]
+                pair += [["cascade", line] for line in (node.cascade.lines() if node.cascade is not None else ())]
                 parts.append(table(pair, ["", "all calls of the node"]))
             if node.declined:
                 parts.append(table([[note.rule, note.text] for note in node.declined], ["rule", "why it declined"]))

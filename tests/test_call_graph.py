@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -28,6 +30,7 @@ from spark_helium.call_graph import (
     CallGraph,
     CallRef,
     CallTask,
+    Cascade,
     Composite,
     Constraint,
     InputRef,
@@ -228,6 +231,35 @@ def test_another_version_is_refused() -> None:
     other = CallGraph((call(0, "x"),), 0).to_json().replace('"version":4', '"version":5')
     with pytest.raises(ValueError, match="version 5.*reads version 4.*same spark_helium"):
         CallGraph.from_json(other)
+
+
+def test_a_cascade_goes_there_and_back() -> None:
+    choices = Constraint(choices=("true", "false"))
+    proxied = replace(call(0, "x ", InputRef(0)), constraint=choices, cascade=Cascade("small", 0.9, 0.95, 300))
+    graph = CallGraph((proxied,), 1)
+    assert CallGraph.from_json(graph.to_json()) == graph
+    assert '"cascade":{"model":"small","precision":0.9,"recall":0.95,"sample":300}' in graph.to_json()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"constraint": Constraint(choices=("a", "b", "c"))},
+        {"constraint": Constraint(choices=("a", "a"))},
+        {"constraint": Constraint(choices=("a", "b")), "task": CallTask.SCORE},
+        {"constraint": Constraint(choices=("a", "b")), "sampling": Sampling(8, temperature=0.5)},
+    ],
+)
+def test_calls_that_have_no_cascade(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="has a cascade, but is no completion"):
+        CallGraph((replace(call(0, "x"), cascade=Cascade("small", 0.9, 0.9, 300), **options),), 0)
+
+
+@pytest.mark.parametrize(("precision", "recall", "sample"), [(0.0, 0.9, 9), (0.9, 1.0, 9), (0.9, 0.9, 0)])
+def test_cascades_that_cannot_be(precision: float, recall: float, sample: int) -> None:
+    with pytest.raises(ValueError, match="is no cascade"):
+        Cascade("small", precision, recall, sample)
 
 
 @pytest.mark.parametrize("broken", ["", "[]", "{}", '{"version":4,"inputs":0,"calls":[{}]}', '{"calls": 3}'])

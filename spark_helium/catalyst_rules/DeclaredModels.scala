@@ -17,6 +17,10 @@ object DeclaredModels {
   def names(conf: SQLConf): Set[String] =
     check(texts(conf), HeliumConf.text(conf, "spark.helium.engine"))
 
+  /** The engine that answers calls of a model. */
+  def engineOf(conf: SQLConf, model: String): String =
+    texts(conf).get(s"$prefix$model.engine").filter(_.nonEmpty).getOrElse(HeliumConf.text(conf, "spark.helium.engine"))
+
   /** The declarations as the session has them now. */
   def texts(conf: SQLConf): Map[String, String] =
     conf.getAllConfs.filter { case (key, _) => key.startsWith(prefix) }

@@ -74,6 +74,9 @@ object HeliumErrors {
     analysis("HELIUM_CONFLICTING_OPTIONS", "function" -> function,
       "options" -> options.mkString(" and "))
 
+  def cascade(function: String, reason: String): Throwable =
+    analysis("HELIUM_CASCADE", "function" -> function, "reason" -> reason)
+
   def unknownModel(function: String, model: String, known: Seq[String]): Throwable =
     analysis("HELIUM_UNKNOWN_MODEL", "function" -> function, "model" -> shorten(model),
       "hint" -> nearest(model, known))

@@ -84,6 +84,10 @@ def ai_filter(
     top_p: float | None = None,
     seed: int | None = None,
     fail_on_error: bool | None = None,
+    proxy_model: str | None = None,
+    target_precision: float | None = None,
+    target_recall: float | None = None,
+    sample_rows: int | None = None,
     **named_args: ColumnOrName,
 ) -> Column:
     """Whether what a template says is true, or whether a condition holds for a content.
@@ -104,6 +108,14 @@ def ai_filter(
         See :class:`CallOptions`.
     fail_on_error
         False gives NULL where a call fails, and ``calls_failed`` of :func:`spark_helium.measure` counts it.
+    proxy_model, target_precision, target_recall
+        Together: a cascade, which approximates. The proxy, another and cheaper model, decides the rows of which it is
+        sure; ``model`` answers the others. Beside ``model`` alone, at least the share ``target_precision`` of what
+        comes out true is right, and at least the share ``target_recall`` of what is to be found is found: for each
+        window of ``spark.helium.cascade.windowRows`` rows of a partition with probability 0.95. ``cascade`` of
+        :func:`spark_helium.measure` tells what was achieved.
+    sample_rows
+        Different prompts of a window that both models answer, to learn from.
     **named_args
         Columns or column names for ``{name}`` placeholders.
 
@@ -122,6 +134,9 @@ def ai_filter(
     >>> from spark_helium.functions import ai_filter
     >>> heavy = ai_filter("Does this review mention the weight? {0}", "body")
     >>> late = ai_filter("body", condition="it complains about the delivery")
+    >>> angry = ai_filter(
+    ...     "Is it angry? {0}", "body", proxy_model="org/small", target_precision=0.95, target_recall=0.95
+    ... )
     """
     options = {
         "model": model,
@@ -131,6 +146,10 @@ def ai_filter(
         "top_p": top_p,
         "seed": seed,
         "fail_on_error": fail_on_error,
+        "proxy_model": proxy_model,
+        "target_precision": target_precision,
+        "target_recall": target_recall,
+        "sample_rows": sample_rows,
     }
     if condition is not None:
         if args or named_args:
@@ -139,7 +158,7 @@ def ai_filter(
                 "condition, or a template and its arguments"
             )
         content = column("ai_filter", "content", template)
-        return call("ai_filter", [content, F.lit(condition)], {}, options)
+        return call("ai_filter", [content, F.lit(condition)], options, {})
     placeholders = named_columns("ai_filter", template, named_args, options)
     given = [named(name, constant("ai_filter", name, value)) for name, value in options.items() if value is not None]
     return F.call_function("ai_filter", template_column(template), *columns("ai_filter", args), *placeholders, *given)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from itertools import repeat
 from typing import Any, TypeAlias
 
@@ -27,6 +28,8 @@ from spark_helium.gpu_executor.engines.base import PromptRenderer, RenderedMessa
 
 # The roles that a literal conversation may have; LLMCallBuilder.scala has the same ones.
 ROLES = ("system", "user", "assistant")
+
+_DIGEST_SIZE = 16  # bytes of a hash that tells a query's prompts apart
 
 # Values of one column for a batch of rows: text, or a list of {"role", "content"} for a conversation.
 Column = Sequence[Any]
@@ -99,6 +102,22 @@ class CallTemplate:
             or any(answers[index][row] is None for index in self.calls)
             or (bool(self.nullable) and is_null(self.nullable, Cells(inputs, answers, row)))
         )
+
+    def digests(self, inputs: Sequence[Column], answers: Sequence[Column], rows: Sequence[int]) -> list[bytes]:
+        """A hash of each row's prompt that depends on no engine: equal prompts have equal ones."""
+        columns = [*(inputs[index] for index in self.inputs), *(answers[index] for index in self.calls)]
+        template = blake2b(repr(self.call.messages).encode(errors="surrogatepass"), digest_size=_DIGEST_SIZE)
+        out = []
+        for row in rows:
+            values: list[object] = [column[row] for column in columns]
+            try:
+                values += [text_of((part,), Cells(inputs, answers, row)) for part in self._nested]
+            except FlawedCellError as e:
+                values.append(str(e))  # its rendering will say so, too
+            digest = template.copy()
+            digest.update(repr(values).encode(errors="surrogatepass"))
+            out.append(digest.digest())
+        return out
 
     def render(
         self, renderer: PromptRenderer, inputs: Sequence[Column], answers: Sequence[Column], rows: Sequence[int]

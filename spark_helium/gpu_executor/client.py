@@ -17,7 +17,16 @@ from spark_helium.conf import Settings
 from spark_helium.errors import DaemonError, HeliumError
 from spark_helium.gpu_executor.last_words import last_words, read_from, size_of
 from spark_helium.gpu_executor.lifecycle import DaemonFiles, answers, ensure_daemon, find_owner, is_alive
-from spark_helium.gpu_executor.messages import Accepted, Counters, Fatal, Report, Status, StreamHeader, WireMessage
+from spark_helium.gpu_executor.messages import (
+    Accepted,
+    Counters,
+    EndOfRows,
+    Fatal,
+    Report,
+    Status,
+    StreamHeader,
+    WireMessage,
+)
 
 CLEAR_SECONDS = 90.0  # longest wait for a daemon to forget what it has on disk
 GONE_SECONDS = 1.0  # longest wait for the system to let go of a dead daemon's lock
@@ -151,12 +160,18 @@ class RowStream:
             retry_backoff=settings["retries.backoff"] / 1000,
             max_calls=settings["budget.maxCalls"],
             max_tokens=settings["budget.maxTokens"],
+            cascade_rows=settings["cascade.windowRows"],
         )
 
     def send(self, batch: pa.RecordBatch) -> None:
         """Send rows. A stream that broke off says so in :meth:`receive`, not here."""
         with contextlib.suppress(flight.FlightError, pa.ArrowInvalid, OSError):
             self._writer.write_batch(batch)
+
+    def end(self) -> None:
+        """Say that no more rows will come; answers to those that were sent do."""
+        with contextlib.suppress(flight.FlightError, pa.ArrowInvalid, OSError):
+            self._writer.write_metadata(EndOfRows().encode())
 
     def fileno(self) -> int:
         """A descriptor that is readable when :meth:`receive` has something."""

@@ -38,7 +38,7 @@ from spark_helium.gpu_executor.engine_memory import EngineMemory
 from spark_helium.gpu_executor.engine_pool import Create
 from spark_helium.gpu_executor.last_words import last_words, read_from, size_of
 from spark_helium.gpu_executor.lifecycle import AliveLock, DaemonFiles, cache_directory, owner_lives, package_version
-from spark_helium.gpu_executor.messages import Accepted, Fatal, Owner, Report, Status, StreamHeader
+from spark_helium.gpu_executor.messages import Accepted, EndOfRows, Fatal, Owner, Report, Status, StreamHeader
 from spark_helium.gpu_executor.stream import Answers, Stream
 
 log = logging.getLogger(__name__)
@@ -130,6 +130,7 @@ class Daemon:
             retries=header.retries,
             retry_backoff=header.retry_backoff,
             budget=Budget(header.max_calls, header.max_tokens),
+            cascade_rows=header.cascade_rows,
         )
         with self._lock:
             if self._closing:
@@ -245,7 +246,12 @@ class Server(flight.FlightServerBase):
             writer.write_metadata(Accepted(os.getpid()).encode())
             writing.start()
             while True:
-                batch = reader.read_chunk().data
+                chunk = reader.read_chunk()
+                batch = chunk.data
+                if batch is None:
+                    EndOfRows.decode(chunk.app_metadata.to_pybytes())
+                    self._daemon.dispatcher.end(stream)
+                    continue
                 inputs = [column_values(column) for column in batch.columns[: stream.graph.inputs]]
                 self._daemon.dispatcher.feed(stream, inputs, batch.num_rows)
         except StopIteration:

@@ -11,7 +11,9 @@ Where a row is::
               |                                                                                |
               +------------------ calls that read this answer and now have all they read ------+
 
-A composite call stands between "opened" and "rendered" as often as it makes calls (unrolled.py).
+A composite call stands between "opened" and "rendered" as often as it makes calls (unrolled.py). A call with a cascade
+waits before "opened" until it is known which model a row asks first (cascade_stage.py), and is opened again where the
+proxy leaves the row to the main model.
 """
 
 from __future__ import annotations
@@ -23,13 +25,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from weakref import WeakValueDictionary
 
 from spark_helium.call_graph import Call, CallGraph, CallTask, Sampling
 from spark_helium.errors import HeliumError
 from spark_helium.gpu_executor.budget import Spending, Spendings
 from spark_helium.gpu_executor.call_template import Column
+from spark_helium.gpu_executor.cascade_stage import ProxyCalls
 from spark_helium.gpu_executor.disk_tier import DiskTier
 from spark_helium.gpu_executor.engine_memory import EngineMemory
 from spark_helium.gpu_executor.engine_pool import Create, EnginePool, EngineSlot, RunningEngine, StartFailure
@@ -48,7 +51,7 @@ from spark_helium.gpu_executor.messages import Counters, DiskStatus, EngineStatu
 from spark_helium.gpu_executor.prompt_cache import COMPLETION, CacheKey, CallKeys, PromptCache
 from spark_helium.gpu_executor.query_answers import QueryAnswers
 from spark_helium.gpu_executor.retries import Backoff
-from spark_helium.gpu_executor.stream import CallGroup, RowBatch, Stream
+from spark_helium.gpu_executor.stream import CallGroup, Origin, Stream
 from spark_helium.gpu_executor.two_tier_cache import AnswerCache, TwoTierCache
 from spark_helium.gpu_executor.unrolled import UnrolledCalls
 from spark_helium.trt.tree import OperatorId
@@ -63,7 +66,7 @@ IDLE_SECONDS = 0.25  # longest wait for work when no call is in flight
 TIDY_SECONDS = 1.0  # between two looks at what nobody needs any more
 
 # Who gets an answer: stream, batch, call, row of the batch; of a composite call, the number of one of its calls.
-Waiter = tuple[Stream, RowBatch | UnrolledCalls, int, int]
+Waiter = tuple[Stream, Origin, int, int]
 
 
 @dataclass(slots=True, eq=False)
@@ -137,7 +140,7 @@ class Dispatcher:
         self._flights: dict[int, Flight] = {}
         self._by_key: dict[CacheKey, Flight] = {}
         self._ids = itertools.count()
-        self._streams: dict[Stream, dict[tuple[int, Sampling], CallKeys]] = {}
+        self._streams: dict[Stream, dict[tuple[int, CallTask, Sampling], CallKeys]] = {}
         self._scheduled: dict[Stream, set[RunningEngine]] = {}  # engines whose schedule knows a stream's graph
         self._states: WeakValueDictionary[tuple[str, CallGraph], GraphState] = WeakValueDictionary()
         self._counters = Counters()
@@ -176,6 +179,10 @@ class Dispatcher:
     def feed(self, stream: Stream, inputs: list[Column], size: int) -> None:
         """Take in ``size`` rows of a stream, one list of values per input column."""
         self.post(lambda: self._feed(stream, inputs, size))
+
+    def end(self, stream: Stream) -> None:
+        """Say that a stream gets no more rows; what it has is still answered."""
+        self.post(lambda: None if stream.closed else self._open(self._of(stream, stream.end)))
 
     def close(self, stream: Stream) -> None:
         """End a stream: what it still has in the engines is aborted, unless other streams wait for the same call."""
@@ -265,7 +272,7 @@ class Dispatcher:
             stream = group.stream
             if stream.closed:
                 continue
-            call = stream.graph.calls[group.call]
+            call = stream.call(group)
             slot = self._pool.slot(call.model, stream.query, kind_for(call.task))
             if isinstance(slot, StartFailure):
                 self._fail(stream, slot.reason, call.model)
@@ -278,12 +285,13 @@ class Dispatcher:
                 self._prepare(slot, slot.running, group)
 
     def _prepare(self, slot: EngineSlot, running: RunningEngine, group: CallGroup) -> None:
-        stream, batch, k, rows = group.stream, group.batch, group.call, group.rows
-        assert isinstance(batch, RowBatch), "the calls of a composite call come rendered"
-        template = stream.templates[k]
+        stream, batch, rows = group.stream, group.batch, group.rows
+        assert not isinstance(batch, UnrolledCalls), "the calls of a composite call come rendered"
+        template = stream.template(group)
         call = template.call
+        of_rows = batch.batch if isinstance(batch, ProxyCalls) else batch
         try:
-            prompts = template.render(running.engine.renderer, batch.inputs, batch.answers, rows)
+            prompts = template.render(running.engine.renderer, of_rows.inputs, of_rows.answers, rows)
         except Exception as e:
             self._could_not_render(stream, call, e)
             return
@@ -333,12 +341,15 @@ class Dispatcher:
         """Answer prompts from the cache, let them wait for equal ones in flight, or queue them."""
         stream, batch, k, rows = group.stream, group.batch, group.call, group.rows
         counters = stream.counters
-        counters.calls_requested += len(rows) * call.multiplicity
+        if k not in stream.stages:  # a cascade counts each row once, whomever it asks
+            counters.calls_requested += len(rows) * call.multiplicity
         cache = self._cache_of(stream)
         keys = None if cache is None else self._keys(stream, running, call)
         limit, setting = running.max_prompt_bytes, f"spark.helium.{running.engine.info.engine}.maxModelLen"
         spending = self._spendings.of(stream)
-        expected_output, operator = stream.state.expected_output(k), OperatorId(stream.state, k)
+        is_proxy = isinstance(batch, ProxyCalls)
+        expected_output = 1.0 if is_proxy else stream.state.expected_output(k)
+        operator = OperatorId(stream.state, k)
         flights: list[Flight] = []
         asked: list[tuple[int, Tokens, CacheKey | None]] = []  # row, prompt, key
         for row, prompt in zip(rows, prompts, strict=True):
@@ -422,7 +433,8 @@ class Dispatcher:
         if running not in engines:
 
             def here(call: Call) -> bool:
-                return call.model == slot.model and kind_for(call.task) is slot.kind
+                models = (call.model,) if call.cascade is None else (call.model, call.cascade.model)
+                return slot.model in models and kind_for(call.task) is slot.kind
 
             engines.add(running)
             running.schedule.begin(stream.state, stream.graph, here)
@@ -479,7 +491,7 @@ class Dispatcher:
         """The cache keys of a call, or None when equal prompts need not give equal answers."""
         if not call.sampling.deterministic:
             return None
-        of_calls, which = self._streams[stream], (call.index, call.sampling)
+        of_calls, which = self._streams[stream], (call.index, call.task, call.sampling)
         keys = of_calls.get(which)
         if keys is None:
             scope = "" if stream.cache else stream.query
@@ -524,7 +536,7 @@ class Dispatcher:
             self._told_of_retries = now
             log.info("calls fail and are tried again; one of %r: %s", flight.slot.model, result.error)
         old = flight.request
-        flight.request = EngineRequest(next(self._ids), old.tokens, old.sampling, old.constraint, old.priority)
+        flight.request = replace(old, id=next(self._ids))
         flight.kv_tokens, flight.rests = None, True
         self._flights[flight.request.id] = flight
         self._resting.wait(flight, flight.failures, stream.retry_backoff, result.retry_after)
@@ -546,7 +558,8 @@ class Dispatcher:
                 counters.prompt_tokens += result.prompt_tokens
                 counters.cached_prompt_tokens += result.cached_prompt_tokens
                 counters.output_tokens += result.output_tokens
-                stream.state.answered(k, result)
+                if not isinstance(batch, ProxyCalls):
+                    stream.state.answered(k, result)
                 flight.running.schedule.observe(flight.operator, result)
             elif result.error is None:
                 counters.answers_from_cache += 1
@@ -558,7 +571,7 @@ class Dispatcher:
     def _settle(
         self,
         stream: Stream,
-        batch: RowBatch | UnrolledCalls,
+        batch: Origin,
         k: int,
         row: int,
         text: str | None = None,

@@ -16,13 +16,15 @@ class GraphState:
     Attributes
     ----------
     planned: the planner's order of the calls.
-    filters: the order of the graph's filters; None where there is nothing to order.
+    filters: the order of the graph's filters; None where there is nothing to order, and where a cascade would decide
+        otherwise for other rows, so that a task tried again must see the same ones.
     """
 
     def __init__(self, graph: CallGraph) -> None:
         filters = FilterOrder(graph)
         self.planned = filters.current
-        self.filters = filters if filters.is_free else None
+        is_free = filters.is_free and all(call.cascade is None for call in graph.calls)
+        self.filters = filters if is_free else None
         self._outputs = [RunningMean(float(min(FIRST_GUESS, call.sampling.max_tokens))) for call in graph.calls]
         self._guards: dict[int, list[int]] = {}
 

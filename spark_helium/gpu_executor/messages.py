@@ -12,6 +12,7 @@ A task's stream (``DoExchange``)::
     input columns, one batch           ->
                                        <-          answers that finished (any order), with Report
     ...                                            ...
+    no rows, with EndOfRows            ->          (where the graph has cascades, which wait for their windows)
                                        <-          or, at any time: Fatal (no further answer will come)
     end, or the connection's end       ->          (what is unfinished is aborted)
 """
@@ -24,7 +25,7 @@ from typing import Any, Self
 
 from spark_helium.errors import ProtocolError
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 
 _BY_NAME: dict[str, type[WireMessage]] = {}
 
@@ -99,6 +100,7 @@ class StreamHeader(WireMessage):
     expected_calls: how many calls like each of these are expected to come; the stream's own are counted anyway.
     retries, retry_backoff: times that a call is tried again, and seconds before the first time.
     max_calls, max_tokens: the query's budget on this node; 0: none.
+    cascade_rows: rows in a row for which a cascade learns its thresholds together; 0: all of the stream.
     """
 
     graph: str
@@ -114,11 +116,17 @@ class StreamHeader(WireMessage):
     retry_backoff: float = 0.0
     max_calls: int = 0
     max_tokens: int = 0
+    cascade_rows: int = 0
 
     @classmethod
     def _from_body(cls, body: dict[str, Any]) -> Self:
         owner = body.pop("owner", None)
         return cls(owner=None if owner is None else Owner(**owner), **body)
+
+
+@dataclass(frozen=True, slots=True)
+class EndOfRows(WireMessage):
+    """No more rows will come; those that are under way are still to be answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +138,21 @@ class Accepted(WireMessage):
 
 @dataclass(slots=True)
 class Counters:
-    """What calls cost. On the wire: what was counted since the last report of the stream."""
+    """What calls cost. On the wire: what was counted since the last report of the stream.
+
+    What begins with ``cascade`` is of calls with a proxy; each row of such a call is in one of the first three. All are
+    sums, as those of all tasks are added up: thresholds in millionths, beside how many windows have one.
+
+    Attributes
+    ----------
+    cascade_by_proxy: rows that the proxy decided.
+    cascade_by_main: rows that the main model answered, as the proxy was not sure, failed, or could not be used.
+    cascade_labelled: rows that the main model answered for a sample.
+    cascade_windows: windows for which thresholds were looked for.
+    cascade_found, cascade_right, cascade_true: of the samples' prompts, those that the thresholds would find true,
+        those of them that are, and all that are.
+    cascade_lowers, cascade_lower_sum, cascade_uppers, cascade_upper_sum: the thresholds that were found.
+    """
 
     calls_requested: int = 0
     calls_sent: int = 0
@@ -140,6 +162,17 @@ class Counters:
     output_tokens: int = 0
     calls_failed: int = 0
     calls_retried: int = 0
+    cascade_by_proxy: int = 0
+    cascade_by_main: int = 0
+    cascade_labelled: int = 0
+    cascade_windows: int = 0
+    cascade_found: int = 0
+    cascade_right: int = 0
+    cascade_true: int = 0
+    cascade_lowers: int = 0
+    cascade_lower_sum: int = 0
+    cascade_uppers: int = 0
+    cascade_upper_sum: int = 0
 
     def add(self, other: Counters) -> None:
         """Add the counts of ``other``."""

@@ -11,6 +11,7 @@ from spark_helium.call_graph import Call, CallGraph, CallTask, Constraint
 from spark_helium.call_parts import InputRef
 from spark_helium.gpu_executor.budget import Budget
 from spark_helium.gpu_executor.call_template import CallTemplate, Cells, Column, FlawedCellError
+from spark_helium.gpu_executor.cascade_stage import Asks, CascadeStage, Place, ProxyCalls
 from spark_helium.gpu_executor.filter_order import FIRST_WINDOW, LARGEST_WINDOW, CallOrder
 from spark_helium.gpu_executor.graph_state import GraphState
 from spark_helium.gpu_executor.messages import Counters, Fatal
@@ -47,6 +48,7 @@ class RowBatch:
     ``open_inputs[k][i]``: unsettled calls that prompt or guard of call ``k`` of row ``i`` read; it may start at 0.
     ``orders[i]``: what the calls of row ``i`` wait for, where that differs from row to row.
     ``unrolled[k]``: the calls that a composite call ``k`` makes for the rows.
+    ``proxies[k]``: the calls that the proxy of call ``k`` gets for the rows.
     """
 
     first: int
@@ -59,6 +61,11 @@ class RowBatch:
     reasons: dict[tuple[int, int], str] = field(default_factory=dict)
     truncated: set[tuple[int, int]] = field(default_factory=set)
     unrolled: dict[int, UnrolledCalls] = field(default_factory=dict)
+    proxies: dict[int, ProxyCalls] = field(default_factory=dict)
+
+
+# Whose calls: a batch's own, those of a composite call, or those of a proxy.
+Origin = RowBatch | UnrolledCalls | ProxyCalls
 
 
 @dataclass(slots=True)
@@ -66,7 +73,7 @@ class CallGroup:
     """Rows of one batch whose call ``call`` can start; or what a composite call may have to plan, without rows."""
 
     stream: Stream
-    batch: RowBatch | UnrolledCalls
+    batch: Origin
     call: int
     rows: list[int]
 
@@ -118,6 +125,7 @@ class Stream:
         retries: int = 0,
         retry_backoff: float = 0.0,
         budget: Budget | None = None,
+        cascade_rows: int = 0,
     ) -> None:
         self.graph = graph = replace(graph, calls=tuple(map(_with_room_for_choices, graph.calls)))
         self.cache = cache
@@ -133,6 +141,11 @@ class Stream:
         self.closed = False
         self.templates = [CallTemplate(call) for call in graph.calls]
         self.state = GraphState(graph)  # the dispatcher puts the one of the query's other tasks here
+        self.stages = {
+            template.call.index: CascadeStage(template, cascade_rows, lambda: self.counters)
+            for template in self.templates
+            if template.call.cascade is not None
+        }
         self._deliver = deliver
         self._arrived = self._published = 0
         self._backlog: deque[tuple[RowBatch, int]] = deque()  # batches with the first row that has not begun
@@ -198,6 +211,38 @@ class Stream:
             groups = self._begin(batch, filters.current, range(start, stop))
         return groups
 
+    def end(self) -> list[CallGroup]:
+        """No more rows will come; returns the calls that waited for that."""
+        return [group for k, stage in self.stages.items() for group in self._asking(k, stage.end(self._arrived))]
+
+    def template(self, group: CallGroup) -> CallTemplate:
+        """What writes the prompts of a group."""
+        return group.batch.template if isinstance(group.batch, ProxyCalls) else self.templates[group.call]
+
+    def call(self, group: CallGroup) -> Call:
+        """The call that a group asks for."""
+        return self.template(group).call
+
+    def _starting(self, batch: RowBatch, k: int, rows: list[int]) -> list[CallGroup]:
+        """Rows whose call ``k`` has all that it reads. A cascade says when and whom they ask."""
+        stage = self.stages.get(k)
+        return [CallGroup(self, batch, k, rows)] if stage is None else self._asking(k, stage.reach(batch, rows))
+
+    def _asking(self, k: int, asks: Asks) -> list[CallGroup]:
+        def by_batch(places: list[Place]) -> dict[int, tuple[RowBatch, list[int]]]:
+            batches: dict[int, tuple[RowBatch, list[int]]] = {}
+            for batch, row in places:
+                batches.setdefault(batch.first, (batch, []))[1].append(row)
+            return batches
+
+        groups = [CallGroup(self, batch, k, rows) for batch, rows in by_batch(asks.main).values()]
+        for batch, rows in by_batch(asks.proxy).values():
+            proxy = batch.proxies.get(k)
+            if proxy is None:
+                proxy = batch.proxies[k] = ProxyCalls(batch, self.stages[k].proxy)
+            groups.append(CallGroup(self, proxy, k, rows))
+        return groups
+
     def _begin(self, batch: RowBatch, order: CallOrder, window: range) -> list[CallGroup]:
         """The calls of a window of rows that can start."""
         inputs = batch.inputs
@@ -222,7 +267,7 @@ class Stream:
             if guard is not None and not isinstance(guard, InputRef):
                 rows = [row for row in rows if self._guard_is_true(batch, k, row)]
             if rows:
-                groups.append(CallGroup(self, batch, k, rows))
+                groups += self._starting(batch, k, rows)
             if len(rows) < len(window):
                 present = set(rows)
                 for row in window:
@@ -230,10 +275,11 @@ class Stream:
                         groups.extend(self.settle(batch, k, row))
         return groups
 
-    def unrolled(self, batch: RowBatch | UnrolledCalls, k: int, rows: Sequence[int]) -> UnrolledCalls:
+    def unrolled(self, batch: Origin, k: int, rows: Sequence[int]) -> UnrolledCalls:
         """The calls of the composite call ``k``, which can start for ``rows``."""
         if isinstance(batch, UnrolledCalls):
             return batch
+        assert isinstance(batch, RowBatch), "a proxy's calls are no composite ones"
         unrolled = batch.unrolled.get(k)
         if unrolled is None:
             unrolled = batch.unrolled[k] = UnrolledCalls(batch, self.graph.calls[k])
@@ -242,7 +288,7 @@ class Stream:
 
     def settle(
         self,
-        batch: RowBatch | UnrolledCalls,
+        batch: Origin,
         k: int,
         row: int,
         text: str | None = None,
@@ -259,6 +305,12 @@ class Stream:
             if outcome is None:
                 return [CallGroup(self, batch, k, [])] if batch.has_more else []
             return self.settle(batch.batch, k, outcome.row, outcome.text, outcome.truncated, outcome.reason)
+        if isinstance(batch, ProxyCalls):
+            # A failure of the proxy is none of the row's: the main model answers it.
+            decided = self.stages[k].scored(batch.batch, row, None if reason else text)
+            if isinstance(decided, str):
+                return self.settle(batch.batch, k, row, decided)
+            return self._asking(k, decided)
         if reason:
             self.counters.calls_failed += 1
         if truncated:
@@ -273,14 +325,18 @@ class Stream:
         opened: list[CallGroup] = []
         settled = [k]  # and calls that are NULL because of it; not by recursion, as a chain may have any length
         while settled:
-            for reader in self._order(batch, row).readers[settled.pop()]:
+            current = settled.pop()
+            stage = self.stages.get(current)
+            if stage is not None:
+                opened += self._asking(current, stage.settled(batch, row, text if current == k else None))
+            for reader in self._order(batch, row).readers[current]:
                 batch.open_inputs[reader][row] -= 1
                 if batch.open_inputs[reader][row] == 0:
                     null = self.templates[reader].is_null(batch.inputs, batch.answers, row)
                     if null or not self._guard_is_true(batch, reader, row):
                         settled.append(reader)
                     else:
-                        opened.append(CallGroup(self, batch, reader, [row]))
+                        opened += self._starting(batch, reader, [row])
             batch.open_calls[row] -= 1
         if batch.open_calls[row] == 0:
             self._finish(batch, row)

@@ -61,6 +61,10 @@ class TaskRun:
         self._task = task
         self._batches = batches
         self._window: int = task.settings["stream.maxInFlight"]
+        self._has_cascade = any(call.cascade is not None for call in task.graph.calls)
+        if self._has_cascade:
+            # A window must arrive as a whole before its first row can be answered; the next one begins meanwhile.
+            self._window = max(self._window, task.settings["cascade.windowRows"] * 5 // 4 + 1)
         self._spark = SparkWorker.find()
         self._spark.end_with_the_jvm()
         self._order = RowOrder()
@@ -71,6 +75,7 @@ class TaskRun:
         self._inputs: deque[tuple[int, pa.RecordBatch]] = deque()  # sent and not handed over, with their first row
         self._unsent: pa.RecordBatch | None = None
         self._more_input = True
+        self._said_end = False
         self._sent = 0
         self._last_yield = 0.0
 
@@ -119,6 +124,7 @@ class TaskRun:
         if self._unsent is None:
             self._unsent = self._read()
             if self._unsent is None:
+                self._say_end()
                 return False
         if self._stream is None:
             task = self._task
@@ -132,6 +138,11 @@ class TaskRun:
         self._sent += part.num_rows
         self._stream.send(part)
         return True
+
+    def _say_end(self) -> None:
+        if self._has_cascade and self._stream is not None and not self._said_end:
+            self._said_end = True
+            self._stream.end()
 
     def _read(self) -> pa.RecordBatch | None:
         """The next input batch that has rows, or None at the end."""

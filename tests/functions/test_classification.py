@@ -285,7 +285,7 @@ def test_what_only_python_can_get_wrong(spark: SparkSession, call: Callable, mes
     [
         ("ai_classify(body)", "HELIUM_ARGUMENTS", "the argument labels is missing"),
         ("ai_classify(body, array())", "HELIUM_OPTION_OUT_OF_RANGE", "one or more different strings"),
-        ("ai_classify(body, array('a', 'a'))", "HELIUM_OPTION_OUT_OF_RANGE", "array('a', 'a')"),
+        ("ai_classify(body, array('a', 'a'))", "HELIUM_OPTION_OUT_OF_RANGE", "'a' stands twice"),
         ("ai_classify(body, array(1, 2))", "HELIUM_OPTION_TYPE", "array('a', 'b')"),
         ("ai_classify(body, 'a')", "HELIUM_OPTION_TYPE", "array('a', 'b')"),
         ("ai_classify(body, array(body))", "HELIUM_OPTION_NOT_CONSTANT", "array(body)"),

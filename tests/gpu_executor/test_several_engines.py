@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
-from spark_helium.call_graph import Call, CallGraph, CallRef, InputRef, Message, Part, Sampling
+from spark_helium.call_graph import Call, CallGraph, CallRef, Cascade, Constraint, InputRef, Message, Part, Sampling
 from spark_helium.gpu_executor.dispatcher import Dispatcher
 from spark_helium.gpu_executor.engine_memory import EngineMemory, Need
 from spark_helium.gpu_executor.engines.base import Engine, EngineKind
@@ -100,6 +101,16 @@ def test_what_fits_stays(benches):
     assert bench.log == ["+a", "+small"]
     assert bench.dispatcher.status().engine_swaps == 0
     assert {e.model: e.memory for e in bench.dispatcher.status().engines} == {"a": 60, "small": 20}
+
+
+def test_the_models_of_a_cascade_take_turns(benches):
+    bench = benches()
+    choices, cascade = Constraint(choices=("true", "false")), Cascade("b", 0.5, 0.5, 25)
+    graph = CallGraph((replace(call(0, "a", InputRef(0)), constraint=choices, cascade=cascade),), 1)
+    stream = bench.run(graph, [f"x {i}" for i in range(60)])
+    bench.dispatcher.end(stream)
+    bench.until(lambda: len(bench.answers) == 60)
+    assert bench.log == ["+a", "-a", "+b", "-b", "+a"], "a labels, b scores, and a answers as these scores are none"
 
 
 def test_an_idle_engine_makes_room(benches):

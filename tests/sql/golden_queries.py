@@ -102,6 +102,17 @@ MERGING = {
         FROM reviews
         """,
     ),
+    "merge-cascades": Golden(
+        "Equal calls with equal cascades become one; the call without a cascade is another one.",
+        """
+        SELECT id, ai_filter(body, 'it is sad') AS plain,
+               ai_filter(body, 'it is sad', proxy_model => 'org/small', target_precision => 0.9,
+                         target_recall => 0.9) AS a,
+               ai_filter(body, 'it is sad', proxyModel => 'org/small', targetPrecision => 9 / 10,
+                         targetRecall => 0.90, sample_rows => 224) AS b
+        FROM reviews
+        """,
+    ),
     "merge-declined-temperature": Golden(
         "Each call with a temperature is a draw of its own; with a seed it is not.",
         """

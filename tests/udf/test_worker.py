@@ -7,13 +7,14 @@ import socket
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 import pytest
 from pyspark.sql import types as t
 
-from spark_helium.call_graph import Call, CallGraph, CallRef, Constraint, InputRef, Message, Part, Sampling
+from spark_helium.call_graph import Call, CallGraph, CallRef, Cascade, Constraint, InputRef, Message, Part, Sampling
 from spark_helium.errors import ConfigurationError
 from spark_helium.udf import entry
 from spark_helium.udf.spark_worker import SparkWorker, TaskGoneError
@@ -21,7 +22,8 @@ from tests.gpu_executor.daemons import DaemonDirectory, until
 
 USAGE = (
     "calls_requested calls_sent answers_from_cache prompt_tokens cached_prompt_tokens output_tokens calls_failed "
-    "calls_retried"
+    "calls_retried cascade_by_proxy cascade_by_main cascade_labelled cascade_windows cascade_found cascade_right "
+    "cascade_true cascade_lowers cascade_lower_sum cascade_uppers cascade_upper_sum"
 )
 TAIL = [
     t.StructField("usage", t.StructType([t.StructField(name, t.LongType()) for name in USAGE.split()])),
@@ -108,6 +110,24 @@ def test_rows_in_order_whatever_the_batches(daemons: DaemonDirectory):
     uncached = Result(load(daemons, ONE, cache_enabled="false")([texts("row 1", "row 1")]))
     assert uncached.usage["calls_sent"] == 2
     assert uncached.column("c0") == [whole.rows[1]["c0"]] * 2
+
+
+@pytest.mark.parametrize(("window_rows", "in_flight"), [(1, 1), (7, 1), (50, 10), (64, 2048), (1000, 16)])
+def test_windows_of_a_cascade_come_whole_however_rows_are_cut(
+    daemons: DaemonDirectory, window_rows: int, in_flight: int
+) -> None:
+    cascade = Cascade("small", 0.9, 0.9, 25)
+    one = call(0, "ask ", InputRef(0), constraint=Constraint(choices=("true", "false")), cascade=cascade)
+    options = {"cascade_window_rows": str(window_rows), "stream_max_in_flight": str(in_flight)}
+    cut = [texts(*[f"row {i}" for i in range(start, min(331, start + 23))]) for start in range(0, 331, 23)]
+    result = Result(load(daemons, CallGraph((one,), 1), **options)([*cut, texts()]))
+    plain = Result(load(daemons, CallGraph((replace(one, cascade=None),), 1))(cut))
+    assert len(result.rows) == 331
+    assert result.column("c0") == plain.column("c0"), "scores of the simulator say nothing of its answers"
+    usage = result.usage
+    assert usage["cascade_by_main"] + usage["cascade_labelled"] == usage["calls_requested"] == 331
+    assert usage["cascade_windows"] == {50: 6, 64: 5, 1000: 1}.get(window_rows, 0)
+    assert usage["cascade_labelled"] == 25 * usage["cascade_windows"]
 
 
 def test_no_rows_start_no_daemon(daemons: DaemonDirectory):

@@ -134,7 +134,7 @@ case class EvalLLMExec(
       python,
       child.output :+ struct,
       calls.indices.map(i => GetStructField(struct, i)),
-      UsageCounters.names.map(longMetric),
+      UsageCounters.names.map(metrics.get),
       longMetric("numOutputRows"),
       UsageCounters.of(conf, sparkContext))
     if (conf.usePartitionEvaluator) {
@@ -169,7 +169,10 @@ object EvalLLMExec {
 
   private def metrics(exec: EvalLLMExec): Map[String, SQLMetric] = {
     val context = exec.sparkContext
-    (UsageCounters.descriptions :+ ("numOutputRows" -> "number of output rows")).map {
+    val shown = UsageCounters.descriptions.filter { case (name, _) =>
+      exec.calls.exists(_.options.cascade.isDefined) || !UsageCounters.cascadeNames(name)
+    }
+    (shown :+ ("numOutputRows" -> "number of output rows")).map {
       case (name, description) => name -> SQLMetrics.createMetric(context, description)
     }.toMap
   }
@@ -180,7 +183,7 @@ private class EvalLLMEvaluatorFactory(
     python: ArrowEvalPythonEvaluatorFactory,
     pythonOutput: Seq[Attribute],
     answers: Seq[Expression],
-    usageMetrics: Seq[SQLMetric],
+    usageMetrics: Seq[Option[SQLMetric]],
     rowMetric: SQLMetric,
     usage: UsageCounters)
   extends PartitionEvaluatorFactory[InternalRow, InternalRow] {
@@ -209,7 +212,7 @@ private class EvalLLMEvaluatorFactory(
         val size = usageMetrics.size
         val counts = struct.getStruct(usageIndex, size)
         val delta = Array.tabulate(size)(counts.getLong)
-        delta.indices.foreach(i => usageMetrics(i) += delta(i))
+        delta.indices.foreach(i => usageMetrics(i).foreach(_ += delta(i)))
         usage.add(delta)
       }
 

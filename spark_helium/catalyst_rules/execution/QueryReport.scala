@@ -89,7 +89,7 @@ object QueryReport extends AdaptiveSparkPlanHelper {
     val own = ran.filter(_.answers.exists(a => node.answers.exists(_.exprId == a.exprId)))
     if (own.isEmpty) JNull
     else JObject((UsageCounters.names :+ "numOutputRows").toList.map { name =>
-      name -> JInt(own.map(_.metrics(name).value).sum)
+      name -> JInt(own.flatMap(_.metrics.get(name)).map(_.value).sum)
     })
   }
 

@@ -44,6 +44,20 @@ object UsageCounters {
 
   val function = "helium_usage"
 
+  // Sums over tasks, from which the Python side makes means and shares.
+  private def ofCascades: Seq[(String, String)] = Seq(
+    "cascade_by_proxy" -> "rows decided by a cascade's proxy",
+    "cascade_by_main" -> "rows that a cascade left to the main model",
+    "cascade_labelled" -> "rows that the main model answered for a cascade's sample",
+    "cascade_windows" -> "windows for which a cascade looked for thresholds",
+    "cascade_found" -> "prompts of the samples that a cascade finds",
+    "cascade_right" -> "prompts of the samples that a cascade finds rightly",
+    "cascade_true" -> "prompts of the samples that are to be found",
+    "cascade_lowers" -> "windows with a lower threshold",
+    "cascade_lower_sum" -> "lower thresholds in millionths, added up",
+    "cascade_uppers" -> "windows with an upper threshold",
+    "cascade_upper_sum" -> "upper thresholds in millionths, added up")
+
   /** Name and meaning, in the order of the Python worker's `usage` struct. */
   val descriptions: Seq[(String, String)] = Seq(
     "calls_requested" -> "calls requested by the query",
@@ -53,9 +67,12 @@ object UsageCounters {
     "cached_prompt_tokens" -> "prompt tokens found in the KV cache",
     "output_tokens" -> "output tokens",
     "calls_failed" -> "calls that failed",
-    "calls_retried" -> "attempts that failed and were made again")
+    "calls_retried" -> "attempts that failed and were made again") ++ ofCascades
 
   val names: Seq[String] = descriptions.map(_._1)
+
+  /** What a node without a cascade need not show. */
+  val cascadeNames: Set[String] = ofCascades.map(_._1).toSet
 
   val schema: StructType = names.foldLeft(new StructType)(_.add(_, LongType))
 

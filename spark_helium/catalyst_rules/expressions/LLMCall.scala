@@ -121,13 +121,45 @@ case class SamplingOptions(
     seed: Option[Long] = None,
     stop: Seq[String] = Nil)
 
+/**
+ * A cheaper model answers the rows of which it is sure enough. The answers then are not those of the
+ * call's own model alone; how far they may differ is what the targets say.
+ *
+ * @param model the proxy
+ * @param precision of what is found, the share that must be right
+ * @param recall of what is to be found, the share that must be found
+ * @param sample different prompts, per window of rows, that both models answer to learn from
+ */
+case class Cascade(model: String, precision: Double, recall: Double, sample: Int)
+
+object Cascade {
+
+  // CONFIDENCE and RANKS of gpu_executor/cascade.py, which has the reasons.
+  private val failure = (1 - 0.95) / 2
+  private val ranks = 8
+
+  /** True rows of a sample from which on anything can be said about recall. */
+  private def forRecall(target: Double): Int = math.ceil(math.log(failure) / math.log(target)).toInt
+
+  /** Rows of a sample, the lowest being the threshold, from which on anything can be said about precision. */
+  private def forPrecision(target: Double): Int =
+    math.ceil(math.log(failure / ranks) / math.log(target)).toInt + 1
+
+  /** The smallest sample with which the proxy may decide any row at all. */
+  def leastSample(precision: Double, recall: Double): Int = forPrecision(precision).min(forRecall(recall))
+
+  /** A sample of which a quarter is enough to show either target. */
+  def defaultSample(precision: Double, recall: Double): Int = 4 * forPrecision(precision).max(forRecall(recall))
+}
+
 /** All that makes two calls with equal arguments different calls. */
 case class LLMOptions(
     model: String,
     sampling: SamplingOptions,
     constraint: Option[AnswerConstraint] = None,
     failOnError: Boolean = true,
-    task: CallTask = Completion)
+    task: CallTask = Completion,
+    cascade: Option[Cascade] = None)
 
 /**
  * A call of a language model, as the optimizer sees it.
@@ -288,7 +320,10 @@ object LLMCall {
       s.seed.map(v => "seed" -> v.toString) ++
       Option.when(s.stop.nonEmpty)("stop" -> array(s.stop)) ++
       constraint ++
-      Option.when(!options.failOnError)("failOnError" -> "false")
+      Option.when(!options.failOnError)("failOnError" -> "false") ++
+      options.cascade.toSeq.flatMap(c => Seq("proxy_model" -> s"'${c.model}'",
+        "target_precision" -> c.precision.toString, "target_recall" -> c.recall.toString,
+        "sample_rows" -> c.sample.toString))
   }
 
   private def array(values: Seq[String]): String =

@@ -412,7 +412,7 @@ object LLMCallBuilder {
   }
 
   /** A bare word is a built-in name or a mistake; a path or a hub name has a slash in it. */
-  private def checkModel(function: String, model: String): Unit = {
+  private[expressions] def checkModel(function: String, model: String): Unit = {
     val declared = DeclaredModels.names(HeliumConf.ofSession)
     if (!HeliumConf.isModel(model, declared, HeliumConf.text(HeliumConf.ofSession, "spark.helium.engine"))) {
       throw HeliumErrors.unknownModel(function, model, (HeliumConf.builtInModels ++ declared).distinct)

@@ -73,6 +73,11 @@ object CallGraph {
           "fail_on_error" -> JBool(call.options.failOnError),
           "multiplicity" -> JInt(call.multiplicity)) ++
         constraint.map("constraint" -> _) ++
+        call.options.cascade.map(c => "cascade" -> JObject(
+          "model" -> JString(c.model),
+          "precision" -> JDouble(c.precision),
+          "recall" -> JDouble(c.recall),
+          "sample" -> JInt(c.sample))) ++
         guard.map("guard" -> _))
     }
 

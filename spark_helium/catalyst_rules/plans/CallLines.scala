@@ -29,7 +29,9 @@ object CallLines {
       calls: Seq[LLMCall], answers: Seq[Attribute], notes: Seq[RuleNote]): Seq[String] = {
     val described = calls.zip(answers).flatMap { case (call, answer) =>
       val merged = if (call.multiplicity > 1) s" (for ${call.multiplicity} equal calls)" else ""
-      s"$answer = ${call.describe}$merged" +: call.guard.map(g => s"  when $g").toSeq
+      val cascade = call.options.cascade.map(c => s"  approximate: ${c.model} decides the rows that it is sure of, " +
+        s"${call.options.model} the others")
+      s"$answer = ${call.describe}$merged" +: (cascade.toSeq ++ call.guard.map(g => s"  when $g"))
     }
     described ++ notes.filterNot(_.routine).map(n => s"${n.rule}: ${if (n.applied) "" else "declined, "}${n.text}")
   }

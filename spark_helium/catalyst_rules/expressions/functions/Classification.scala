@@ -1,9 +1,10 @@
 package org.apache.spark.sql.helium.expressions.functions
 
 import org.apache.spark.sql.catalyst.expressions.{Alias, EqualTo, Expression, GetStructField, Literal, NamedArgumentExpression}
-import org.apache.spark.sql.helium.HeliumErrors
+import org.apache.spark.sql.helium.{DeclaredModels, HeliumConf, HeliumErrors}
 import org.apache.spark.sql.helium.expressions._
 import org.apache.spark.sql.helium.expressions.FunctionCatalog.{Function, Group}
+import org.apache.spark.sql.internal.SQLConf
 import org.apache.spark.sql.types._
 import org.apache.spark.unsafe.types.UTF8String
 
@@ -50,6 +51,14 @@ ${Prompts.typedOptionLines} An answer always has room for the longest label.
           constant one is the condition; of two constants the second.
 ${Prompts.typedOptionLines} With failOnError => false a failed row
           gives NULL, and the counter calls_failed tells how many there were.
+      * proxy_model, target_precision, target_recall - together: a cascade, which approximates. The proxy, another
+          and cheaper model, decides the rows of which it is sure; the model answers the others. Of what comes out
+          true, beside the model alone, at least the share target_precision is right, and at least the share
+          target_recall is found: for each window of spark.helium.cascade.windowRows rows of a partition with
+          probability 0.95. Both are above 0 and below 1. A window with fewer than two samples of different prompts
+          is for the model alone.
+      * sample_rows - different prompts of a window that both models answer, to learn from; by default four times
+          what shows the stricter target (456 for 0.95).
   """,
       examples =
         """
@@ -60,6 +69,8 @@ ${Prompts.typedOptionLines} With failOnError => false a failed row
         ON a.product = b.product AND a.review_id < b.review_id
           AND _FUNC_('Do these reviews contradict each other?\nFirst: {0}\nSecond: {1}', a.body, b.body)
         WHERE a.review_id < 20;
+      > SELECT count(*) FROM reviews WHERE _FUNC_(body, 'it is angry', proxy_model => 'Qwen/Qwen3-0.6B',
+          target_precision => 0.9, target_recall => 0.9);
   """,
       group = Group.Classification,
       builder = filter),
@@ -132,7 +143,8 @@ ${Prompts.typedOptionLines}
   private def filter(expressions: Seq[Expression]): Expression = {
     val function = "ai_filter"
     val (positional, named) = LLMCallBuilder.split(function, expressions)
-    val (options, slots) = named.partition { case (name, _) =>
+    val (cascadeArgs, others) = named.partition { case (name, _) => cascadeName(name).isDefined }
+    val (options, slots) = others.partition { case (name, _) =>
       Prompts.optionsOfTyped.exists(o => OptionReader.normalize(o) == OptionReader.normalize(name))
     }
     val (prompt, arguments) = positional match {
@@ -140,13 +152,71 @@ ${Prompts.typedOptionLines}
       case Seq(whole) if slots.isEmpty => ofWhole(function, whole)
       case _ => ofCondition(function, positional, slots)
     }
-    val call = LLMCallBuilder.call(function, prompt, arguments, options,
+    val plain = LLMCallBuilder.call(function, prompt, arguments, options,
       answer = Some(Choices(answers) -> StringType))
+    val call = cascade(function, cascadeArgs, plain.options).fold(plain) { found =>
+      plain.copy(options = plain.options.copy(cascade = Some(found)),
+        written = plain.written ++ cascadeArgs.flatMap { case (name, _) => cascadeName(name) })
+    }
     val answer = if (call.options.failOnError) call else GetStructField(call, 0, Some("response"))
     LibraryCall(function, expressions.map {
       case NamedArgumentExpression(name, value) => Some(name) -> value
       case value => None -> value
     }, EqualTo(answer, Literal(answers.head)))
+  }
+
+  private val cascadeTargets = Seq("proxy_model", "target_precision", "target_recall")
+
+  private val sampleRows = "sample_rows"
+
+  private def cascadeName(name: String): Option[String] =
+    (cascadeTargets :+ sampleRows).find(o => OptionReader.normalize(o) == OptionReader.normalize(name))
+
+  /** The cascade that the options ask for, checked against those of the call. */
+  private def cascade(
+      function: String, optionArgs: Seq[(String, Expression)], of: LLMOptions): Option[Cascade] = {
+    val reader = new OptionReader(function, optionArgs)
+    val model = reader.string("proxy_model")
+    def target(name: String): Option[Double] =
+      reader.double(name, "above 0 and below 1; without a proxy all rows are right and found")(t => t > 0 && t < 1)
+    val (precision, recall) = (target("target_precision"), target("target_recall"))
+    val mostRows = HeliumConf.int(SQLConf.get, "spark.helium.cascade.windowRows") / 2
+    val sample = reader.int(sampleRows,
+      s"1 to $mostRows, as a window has 2 samples at least; see spark.helium.cascade.windowRows")(
+      n => n >= 1 && n <= mostRows)
+    (model, precision, recall) match {
+      case (Some(proxy), Some(p), Some(r)) =>
+        LLMCallBuilder.checkModel(function, proxy)
+        checkCascade(function, proxy, of)
+        val least = Cascade.leastSample(p, r)
+        val rows = sample.getOrElse(Cascade.defaultSample(p, r).min(mostRows))
+        if (rows < least) {
+          throw HeliumErrors.cascade(function, s"a sample of $rows prompts cannot show precision $p or recall $r, " +
+            s"so that the proxy would decide nothing. Set sample_rows to $least or more (${4 * least} is better), " +
+            "raise spark.helium.cascade.windowRows to twice that where it is less, or lower the targets")
+        }
+        Some(Cascade(proxy, p, r, rows))
+      case (None, None, None) if sample.isEmpty => None
+      case _ =>
+        val missing = cascadeTargets.zip(Seq(model, precision, recall)).collect { case (name, None) => name }
+        throw HeliumErrors.cascade(function, s"${missing.mkString(" and ")} ${if (missing.size == 1) "is" else "are"} " +
+          "missing. Give proxy_model, target_precision and target_recall together, or none of them")
+    }
+  }
+
+  private def checkCascade(function: String, proxy: String, of: LLMOptions): Unit = {
+    if (proxy == of.model) {
+      throw HeliumErrors.cascade(function,
+        s"proxy_model is $proxy, the model itself. Name a cheaper model, or leave the cascade out")
+    }
+    if (of.sampling.temperature != 0.0) {
+      throw HeliumErrors.cascade(function, s"with temperature ${of.sampling.temperature} the model has no fixed answer " +
+        "that the proxy could meet. Leave temperature or the cascade out")
+    }
+    if (DeclaredModels.engineOf(HeliumConf.ofSession, proxy) == "openai") {
+      throw HeliumErrors.cascade(function, s"the proxy $proxy is at an endpoint, which gives no scores. " +
+        "Declare a proxy with an engine of its own: spark.helium.models.<name>.engine")
+    }
   }
 
   /** A prompt(...), or a constant string with placeholders. */

@@ -1,9 +1,9 @@
 package org.apache.spark.sql.helium.plans
 
-import org.json4s.JArray
+import org.json4s.{JArray, JNothing}
 
 import org.apache.spark.sql.catalyst.expressions._
-import org.apache.spark.sql.helium.expressions.LLMCall
+import org.apache.spark.sql.helium.expressions.{Cascade, LLMCall}
 import org.apache.spark.sql.helium.expressions.functions.Folds
 import org.apache.spark.sql.helium.testing.PlanSuite
 import org.apache.spark.sql.types.{ArrayType, StringType}
@@ -30,6 +30,15 @@ class CallGraphSuite extends PlanSuite {
       """"messages":[{"role":"user","parts":["Shorten ",{"input":0}]}],""" +
       """"sampling":{"max_tokens":16,"temperature":0.0,"top_p":1.0,"seed":null,"stop":[]},""" +
       """"result_type":"\"string\"","fail_on_error":true,"multiplicity":1}],"filters":[]}""")
+  }
+
+  test("a cascade travels with its call") {
+    val first = call("Good? {0}", body)
+    val proxied = first.copy(options = first.options.copy(cascade = Some(Cascade("small", 0.9, 0.95, 300))))
+    val json = CallGraph.of(Seq(first, proxied), Seq(answer(first), answer(proxied))).toJson
+    equal((json \ "calls")(0) \ "cascade", JNothing)
+    equal(CallGraph.render((json \ "calls")(1) \ "cascade"),
+      """{"model":"small","precision":0.9,"recall":0.95,"sample":300}""")
   }
 
   test("a call over an array travels with what its further calls ask") {

@@ -2,7 +2,7 @@ package org.apache.spark.sql.helium.rules
 
 import org.apache.spark.sql.catalyst.expressions._
 import org.apache.spark.sql.catalyst.plans.logical._
-import org.apache.spark.sql.helium.expressions.SamplingOptions
+import org.apache.spark.sql.helium.expressions.{Cascade, SamplingOptions}
 import org.apache.spark.sql.helium.plans.EvalLLM
 import org.apache.spark.sql.helium.testing.PlanSuite
 
@@ -31,7 +31,9 @@ class MergeEqualCallsSuite extends PlanSuite {
     val others = Seq(call("Bad? {0}", body), call("Good? {0}", title),
       callWith(SamplingOptions(17))("Good? {0}", body),
       first.copy(options = first.options.copy(model = "a/b")),
-      first.copy(options = first.options.copy(failOnError = false)))
+      first.copy(options = first.options.copy(failOnError = false)),
+      first.copy(options = first.options.copy(cascade = Some(Cascade("org/small", 0.9, 0.9, 300)))),
+      first.copy(options = first.options.copy(cascade = Some(Cascade("org/small", 0.9, 0.95, 300)))))
     val plan = EvalLLM(first +: others, (first +: others).map(answer), relation)
     equal(MergeEqualCalls(plan) eq plan, true)
   }

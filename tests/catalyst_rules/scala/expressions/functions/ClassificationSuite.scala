@@ -126,6 +126,52 @@ class ClassificationSuite extends FunctionSuite {
     }
   }
 
+  private def cascade(more: (String, Any)*): LLMCall = {
+    val options = Seq("proxy_model" -> "org/small", "target_precision" -> 0.9, "target_recall" -> 0.95)
+    filter(Seq(Literal("Is {0} good?"), body) ++ (options ++ more).map { case (name, value) => named(name, value) }: _*)
+  }
+
+  test("a filter with a proxy") {
+    val call = cascade()
+    equal(call.options.cascade, Some(Cascade("org/small", 0.9, 0.95, 288)))
+    equal(cascade("sample_rows" -> 100).options.cascade, Some(Cascade("org/small", 0.9, 0.95, 100)))
+    equal(template(call), template(filter(Literal("Is {0} good?"), body)))
+    equal(call.semanticEquals(filter(Literal("Is {0} good?"), body)), false)
+    equal(call.semanticEquals(cascade("sample_rows" -> 100)), false)
+    equal(call.semanticEquals(cascade("sampleRows" -> 288)), true)
+    equal(call.deterministic, true)
+    equal(call.describe.endsWith("proxy_model => 'org/small', target_precision => 0.9, " +
+      "target_recall => 0.95, sample_rows => 288)"), true, call.describe)
+    equal(call.sql, "ai_filter('Is this true? Answer with true or false.\n\nIs {0} good?', body, " +
+      "proxy_model => 'org/small', target_precision => 0.9, target_recall => 0.95)")
+  }
+
+  test("samples that suffice") {
+    // 0.95^72 < 0.025 <= 0.95^71, and 0.95^113 < 0.025 / 8 <= 0.95^112.
+    equal(Cascade.leastSample(0.95, 0.95), 72)
+    equal(Cascade.leastSample(0.5, 0.95), 10)
+    equal(Cascade.defaultSample(0.95, 0.95), 456)
+    equal(Cascade.defaultSample(0.95, 0.5), 456)
+    equal(Cascade.defaultSample(0.5, 0.95), 288)
+  }
+
+  test("a cascade that cannot be") {
+    def mistake(options: (String, Any)*): String =
+      condition("ai_filter")(Seq(Literal("Is {0} good?"), body) ++ options.map { case (n, v) => named(n, v) }: _*)
+    val whole = Seq[(String, Any)](
+      "proxy_model" -> "org/small", "target_precision" -> 0.9, "target_recall" -> 0.9)
+    whole.indices.foreach { i =>
+      equal(mistake(whole.patch(i, Nil, 1): _*), "HELIUM_CASCADE")
+      equal(mistake(whole(i)), "HELIUM_CASCADE")
+    }
+    equal(mistake(whole :+ ("model" -> "org/small"): _*), "HELIUM_CASCADE")
+    equal(mistake(whole :+ ("temperature" -> 0.5): _*), "HELIUM_CASCADE")
+    equal(mistake(whole :+ ("sample_rows" -> 35): _*), "HELIUM_CASCADE")
+    equal(mistake(whole :+ ("sample_rows" -> 4097): _*), "HELIUM_OPTION_OUT_OF_RANGE")
+    equal(mistake(whole.updated(1, "target_precision" -> 1.0): _*), "HELIUM_OPTION_OUT_OF_RANGE")
+    equal(mistake(whole.updated(0, "proxy_model" -> "small"): _*), "HELIUM_UNKNOWN_MODEL")
+  }
+
   test("columns are named as the text has the call") {
     val call = FunctionCatalog.all.find(_.name == "ai_classify").get
       .builder(Seq(body, strings("a"), named("multi", true)))
