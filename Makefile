@@ -105,8 +105,17 @@ wheel: $(INSTALLED) scala ## Build sdist and wheel into dist/
 	$(BIN)/python -m build --no-isolation
 
 .PHONY: bench
-bench: $(INSTALLED) ## Run the benchmarks
-	@for benchmark in benchmarks/*.py; do echo "== $$benchmark =="; $(BIN)/python "$$benchmark"; done
+bench: $(INSTALLED) ## Run all suites of spark-helium bench (ENGINE=simulator: no model; hours with the real one)
+	$(UV) pip install --quiet --python $(BIN)/python 'matplotlib>=3.10,<4' 'openai>=3.54,<4'
+	$(BIN)/spark-helium bench --engine $(ENGINE)
+
+.PHONY: bench-peers
+bench-peers: $(INSTALLED) ## Build the environments of the systems that benchmarks compare with (2.5 GB)
+	$(BIN)/python -m benchmarks.peers
+
+.PHONY: bench-peers-lock
+bench-peers-lock: $(INSTALLED) ## Resolve their requirements.in again, and build what changed
+	$(BIN)/python -m benchmarks.peers --lock
 
 .PHONY: lock
 lock: $(INSTALLED) ## Resolve requirements/cpu.lock again; versions that still fit stay
@@ -116,6 +125,6 @@ lock: $(INSTALLED) ## Resolve requirements/cpu.lock again; versions that still f
 
 .PHONY: clean
 clean: ## Remove .venv and everything that was built
-	rm -rf $(VENV) dist build target project/target spark_helium/catalyst_rules/jars
+	rm -rf $(VENV) dist build target project/target spark_helium/catalyst_rules/jars benchmarks/peers/.environments
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis spark-warehouse metastore_db derby.log
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

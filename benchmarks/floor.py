@@ -14,37 +14,23 @@ import argparse
 import json
 import platform
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import pyspark
-from offline_vllm import OfflineVllm
 from pyspark.sql import SparkSession
-from texts import text
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 import spark_helium
-from spark_helium.conf import Settings
+from benchmarks.engines import VLLM, EngineSettings
+from benchmarks.offline_vllm import OfflineVllm
+from benchmarks.texts import text
 from spark_helium.functions import llm
-from spark_helium.gpu_executor import models
 
-MODEL = "smollm2-135m"
+ENGINE = EngineSettings(VLLM, "ample", 4096)
 MAX_TOKENS = 8
-
-
-def engine_of_vllm(kv_bytes: int) -> dict[str, Any]:
-    """Arguments of vLLM that say the same as spark_helium's defaults on a CPU."""
-    return {
-        "model": models.resolve(MODEL, Settings()),
-        "dtype": "float32",
-        "max_model_len": 4096,
-        "block_size": 32,
-        "max_num_seqs": 64,
-        "enforce_eager": True,
-        "enable_prefix_caching": True,
-        "kv_cache_memory_bytes": kv_bytes,
-    }
 
 
 def users(round_: int, rows: int) -> list[str]:
@@ -64,8 +50,10 @@ def main() -> None:
         .config("spark.ui.showConsoleProgress", "false")
         .config("spark.helium.cache.enabled", "false")
     )
-    with tempfile.TemporaryDirectory() as directory, OfflineVllm(engine_of_vllm(1 << 30)) as offline:
-        spark = spark_helium.configure(builder, engine="vllm", executor_directory=directory).getOrCreate()
+    for key, value in ENGINE.options().items():
+        builder = builder.config(key, value)
+    with tempfile.TemporaryDirectory() as directory, OfflineVllm(ENGINE.vllm_arguments()) as offline:
+        spark = spark_helium.configure(builder, executor_directory=directory).getOrCreate()
         spark.sparkContext.setLogLevel("ERROR")
 
         def helium(round_: int, rows: int) -> dict[str, float]:

@@ -15,18 +15,14 @@ before the clock starts, and take turns. Shapes:
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import platform
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,35 +30,32 @@ from typing import Any
 
 import pandas as pd
 import pyspark
-from floor import MODEL
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
-from texts import text
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 import spark_helium
-from spark_helium.conf import Settings
+from benchmarks.engines import MODEL, VLLM, EngineSettings, running_server
+from benchmarks.texts import text
 from spark_helium.functions import llm
-from spark_helium.gpu_executor import models
 
 PRODUCTS = 64
 MAX_TOKENS = 4
 MAX_MODEL_LEN = 1024
-SMALL_KV, AMPLE_KV = 184 << 20, 1 << 30  # bytes: about 4,000 and 23,000 tokens of SmolLM2-135M in float32
-PORT = 18517
 
 
 @dataclass(frozen=True)
 class Shape:
-    kv_bytes: int
+    kv: str
     repeated: float = 0.0  # share of the rows that repeat another one
     shared: bool = True
 
 
 SHAPES = {
-    "shuffled": Shape(SMALL_KV),
-    "duplicates": Shape(SMALL_KV, repeated=0.25),
-    "nothing shared": Shape(AMPLE_KV, shared=False),
-    "ample": Shape(AMPLE_KV),
+    "shuffled": Shape("small"),
+    "duplicates": Shape("small", repeated=0.25),
+    "nothing shared": Shape("ample", shared=False),
+    "ample": Shape("ample"),
 }
 
 
@@ -78,45 +71,6 @@ def rows(shape: Shape, count: int, round_: int) -> list[tuple[str, str, str]]:
     made += dice.choices(made, k=count - distinct)
     dice.shuffle(made)
     return made
-
-
-@contextlib.contextmanager
-def server(kv_bytes: int) -> Iterator[str]:
-    """vLLM's OpenAI server with the settings of spark_helium's engine; gives its address."""
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
-    command += ["--model", models.resolve(MODEL, Settings()), "--served-model-name", MODEL, "--port", str(PORT)]
-    command += ["--dtype", "float32", "--max-model-len", str(MAX_MODEL_LEN), "--block-size", "32", "--max-num-seqs"]
-    command += ["64", "--enforce-eager", "--kv-cache-memory-bytes", str(kv_bytes), "--host", "127.0.0.1"]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
-    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as spark_helium's own engine
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        address = f"http://127.0.0.1:{PORT}"
-        try:
-            deadline = time.monotonic() + 600
-            while True:
-                with contextlib.suppress(OSError):
-                    urllib.request.urlopen(f"{address}/health", timeout=5).close()
-                    break
-                if process.poll() is not None or time.monotonic() > deadline:
-                    log.seek(0)
-                    raise RuntimeError("the server did not start: " + log.read().decode(errors="replace")[-2000:])
-                time.sleep(1)
-            yield address
-        finally:
-            process.terminate()
-            process.wait(60)
-
-
-def served(address: str) -> dict[str, float]:
-    """Prompt tokens that the server got, and how many of them it found in its prefix cache."""
-    with urllib.request.urlopen(f"{address}/metrics", timeout=30) as reply:
-        lines = reply.read().decode().splitlines()
-
-    def total(name: str) -> float:
-        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith((f"{name}{{", f"{name} ")))
-
-    return {"prompt_tokens": total("vllm:prompt_tokens_total"), "cached": total("vllm:prefix_cache_hits_total")}
 
 
 def udf(address: str) -> Any:
@@ -163,14 +117,15 @@ def run(name: str, shape: Shape, count: int, rounds: int) -> dict[str, Any]:
         .config("spark.ui.enabled", "false")
         .config("spark.ui.showConsoleProgress", "false")
         .config("spark.helium.cache.enabled", "false")
-        .config("spark.helium.vllm.kvCacheSpace", str(shape.kv_bytes))
-        .config("spark.helium.vllm.maxModelLen", str(MAX_MODEL_LEN))
     )
+    engine = EngineSettings(VLLM, shape.kv, MAX_MODEL_LEN)
+    for key, value in engine.options().items():
+        builder = builder.config(key, value)
     results = []
-    with tempfile.TemporaryDirectory(prefix="hb") as directory, server(shape.kv_bytes) as address:
-        spark = spark_helium.configure(builder, engine="vllm", executor_directory=directory).getOrCreate()
+    with tempfile.TemporaryDirectory(prefix="hb") as directory, running_server(engine) as server:
+        spark = spark_helium.configure(builder, executor_directory=directory).getOrCreate()
         spark.sparkContext.setLogLevel("ERROR")
-        ask = udf(address)
+        ask = udf(server.address)
 
         def table(round_: int, size: int) -> DataFrame:
             schema = "system string, description string, review string"
@@ -185,10 +140,10 @@ def run(name: str, shape: Shape, count: int, rounds: int) -> dict[str, Any]:
             return {"seconds": seconds, "computed_prompt_tokens": computed, "answers": answers}
 
         def pandas_udf(df: DataFrame) -> dict[str, Any]:
-            before = served(address)
+            before = server.counts()
             seconds, answers = timed(df.select(ask("system", "description", "review")))
-            after = served(address)
-            computed = after["prompt_tokens"] - before["prompt_tokens"] - (after["cached"] - before["cached"])
+            used = server.counts() - before
+            computed = used.prompt_tokens - used.cached_tokens
             return {"seconds": seconds, "computed_prompt_tokens": computed, "answers": answers}
 
         sides = {"pandas UDF": pandas_udf, "spark_helium": helium}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import importlib.util
 import json
 import os
@@ -38,13 +39,17 @@ Subparsers = Any  # argparse has no public name for it
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(prog="spark-helium", description="LLM calls as Spark operators.")
     parser.add_argument("--version", action=_Version, help="show the versions of spark-helium, Python and vLLM")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in COMMANDS:
         add(subparsers)
-    options = parser.parse_args(arguments)
     try:
+        # Before argparse: the options of the benchmarks are theirs, and known where they are.
+        if given[:1] == ["bench"]:
+            return _bench(given[1:])
+        options = parser.parse_args(given)
         return int(options.run(options))
     except ConfigurationError as e:
         print(f"spark-helium: {e}", file=sys.stderr)
@@ -516,10 +521,28 @@ def _cache_clear(options: argparse.Namespace) -> int:
     return OK
 
 
+def _add_bench(subparsers: Subparsers) -> None:
+    subparsers.add_parser("bench", help="Measure spark_helium against other ways; bench --help says more.")
+
+
+def _bench(arguments: Sequence[str]) -> int:
+    """The benchmarks come with the repository, not with the package: their baselines need environments of their own."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / "benchmarks" / "command.py").is_file():
+        raise ConfigurationError(
+            "the benchmarks are not part of the installed package: get a checkout of the repository, or unpack the "
+            "sdist (`pip download --no-binary :all: --no-deps spark-helium`), run `make install` there, and then "
+            "`.venv/bin/spark-helium bench`"
+        )
+    if str(root) not in sys.path:
+        sys.path.insert(0, str(root))
+    return int(importlib.import_module("benchmarks.command").main(arguments))
+
+
 # To add a command, write a function that takes argparse's subparsers and calls set_defaults(run=...) with what
 # takes the options and returns an exit status, and list it here.
 COMMANDS: tuple[Callable[[Subparsers], None], ...] = (
-    _add_serve, _add_status, _add_warm, _add_stop, _add_cache, _add_schedule,
+    _add_serve, _add_status, _add_warm, _add_stop, _add_cache, _add_schedule, _add_bench,
 )  # fmt: skip
 
 

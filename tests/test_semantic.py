@@ -120,8 +120,8 @@ def test_top_k_in_sql(spark: SparkSession) -> None:
         ("llm_top_k(array('a'), 'c', id)", "HELIUM_OPTION_NOT_CONSTANT"),
         ("llm_top_k(array('a'), ' ', 1)", "HELIUM_OPTION_TYPE"),
         ("llm_top_k(array('a'), string(id), 1)", "HELIUM_OPTION_NOT_CONSTANT"),
-        ("llm_top_k('a', 'c', 1)", "HELIUM_ARGUMENT_TYPE"),
-        ("llm_top_k(array('a'), 'c')", "HELIUM_TEMPLATE_ARGUMENTS"),
+        ("llm_top_k('a', 'c', 1)", "HELIUM_OPTION_TYPE"),
+        ("llm_top_k(array('a'), 'c')", "HELIUM_ARGUMENTS"),
         ("llm_top_k(array('a'), 'c', 1, choices => array('1'))", "HELIUM_UNKNOWN_OPTION"),
     ],
 )

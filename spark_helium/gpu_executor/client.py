@@ -161,6 +161,7 @@ class RowStream:
             max_calls=settings["budget.maxCalls"],
             max_tokens=settings["budget.maxTokens"],
             cascade_rows=settings["cascade.windowRows"],
+            ordered=settings["schedule.enabled"],
         )
 
     def send(self, batch: pa.RecordBatch) -> None:

@@ -131,6 +131,7 @@ class Daemon:
             retry_backoff=header.retry_backoff,
             budget=Budget(header.max_calls, header.max_tokens),
             cascade_rows=header.cascade_rows,
+            ordered=header.ordered,
         )
         with self._lock:
             if self._closing:

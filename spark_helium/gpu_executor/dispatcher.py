@@ -399,7 +399,7 @@ class Dispatcher:
         chained = bool(call.dependencies)
         for flight in flights:
             fresh = chained and 2 * running.prefixes.known(flight.tokens) >= token_count(flight.tokens)
-            running.queue.add(flight, fresh=fresh)
+            running.queue.add(flight, fresh=fresh, ordered=stream.ordered)
 
     def _answer_at_once(
         self, slot: EngineSlot, running: RunningEngine, group: CallGroup, prompts: Sequence[Tokens | RenderError]
@@ -454,7 +454,7 @@ class Dispatcher:
         for flight in self._resting.due():
             if self._flights.get(flight.request.id) is flight:  # nobody waits for it else, or its engine died
                 flight.rests = False
-                flight.running.queue.add(flight)
+                flight.running.queue.add(flight, ordered=flight.waiters[0][0].ordered)
         for slot, running in self._pool.running():
             if running.schedule.is_due and len(running.queue) > running.load.room():
                 self._revise(running)  # where all of them go at once there is no order to choose

@@ -101,6 +101,7 @@ class StreamHeader(WireMessage):
     retries, retry_backoff: times that a call is tried again, and seconds before the first time.
     max_calls, max_tokens: the query's budget on this node; 0: none.
     cascade_rows: rows in a row for which a cascade learns its thresholds together; 0: all of the stream.
+    ordered: whether calls that wait go in the order of the schedule, or in that of their arrival.
     """
 
     graph: str
@@ -117,6 +118,7 @@ class StreamHeader(WireMessage):
     max_calls: int = 0
     max_tokens: int = 0
     cascade_rows: int = 0
+    ordered: bool = True
 
     @classmethod
     def _from_body(cls, body: dict[str, Any]) -> Self:

@@ -8,10 +8,13 @@ decided in three steps:
 2. Within a query: a call whose prompt goes on from what its row has just computed, as that is in the engine's KV cache.
 3. Else the next in the query's radix tree of waiting calls (:class:`~spark_helium.trt.call_tree.CallTree`): prompts
    with a common prefix side by side, and operators by their rank in the schedule.
+
+Calls of a query with ``spark.helium.schedule.enabled=false`` keep the order in which they became ready instead.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
@@ -40,20 +43,28 @@ C = TypeVar("C", bound=ReadyCall)
 
 @dataclass(slots=True, eq=False)
 class _Query(Generic[C]):
-    """``fresh``: calls that go on from what was just computed; the last one goes first, its prefix is the freshest."""
+    """``fresh``: calls that go on from what was just computed; the last one goes first, its prefix is the freshest.
+    ``unordered``: calls that go in the order of their arrival; a dict, so that one can be dropped.
+    """
 
     virtual_time: float
     tree: CallTree
     fresh: list[C] = field(default_factory=list)
+    unordered: dict[C, None] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self.fresh) + len(self.tree)
+        return len(self.fresh) + len(self.tree) + len(self.unordered)
 
     def take(self, most: int) -> list[C]:
         if self.fresh:
             taken = self.fresh[-most:]
             del self.fresh[-most:]
             return taken[::-1]
+        if self.unordered:
+            first = list(itertools.islice(self.unordered, most))
+            for call in first:
+                del self.unordered[call]
+            return first
         return self.tree.take(most)  # type: ignore[return-value]  # the tree knows them as keys only
 
 
@@ -85,10 +96,11 @@ class ReadyQueue(Generic[C]):
         """Whether a call waits whose operator belongs to this graph."""
         return graph in self._waiting
 
-    def add(self, call: C, *, fresh: bool = False) -> None:
+    def add(self, call: C, *, fresh: bool = False, ordered: bool = True) -> None:
         """Take in a call that has become ready; ``fresh``: its prompt goes on from what its row has just computed.
 
-        O(log n) comparisons of prompts for n calls of the query, or O(1) for a fresh one.
+        With ``ordered=False`` it goes when all that became ready before it are gone, whatever its prompt is.
+        O(log n) comparisons of prompts for n calls of the query, or O(1) for a fresh or an unordered one.
         """
         entry = self._queries.get(call.account)
         if entry is None:
@@ -97,7 +109,9 @@ class ReadyQueue(Generic[C]):
             entry = self._queries[call.account] = _Query(start, CallTree(self._block_size))
             entry.tree.set_order(self._order.ranks, self._order.prefix_first)
         self._waiting[call.operator.query] += 1
-        if fresh:
+        if not ordered:
+            entry.unordered[call] = None
+        elif fresh:
             entry.fresh.append(call)
         else:
             entry.tree.add(call, call.tokens, call.operator)
@@ -108,9 +122,10 @@ class ReadyQueue(Generic[C]):
             return
         other = self._queries.get(account)
         if other is None or len(other) < len(self._queries[call.account]):
+            ordered = call not in self._queries[call.account].unordered
             self.discard(call)
             call.account = account
-            self.add(call)
+            self.add(call, ordered=ordered)
 
     def take(self, room: Callable[[], int], enter: Callable[[C], float]) -> list[C]:
         """The calls that go to the engine now, in order.
@@ -136,7 +151,9 @@ class ReadyQueue(Generic[C]):
     def discard(self, call: C) -> None:
         """Forget a call that waits. O(log n)."""
         entry = self._queries[call.account]
-        if not entry.tree.discard(call):
+        if call in entry.unordered:
+            del entry.unordered[call]
+        elif not entry.tree.discard(call):
             entry.fresh.remove(call)
         self._count_out(call)
         self._forget_empty(call.account)

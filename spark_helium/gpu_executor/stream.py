@@ -126,6 +126,7 @@ class Stream:
         retry_backoff: float = 0.0,
         budget: Budget | None = None,
         cascade_rows: int = 0,
+        ordered: bool = True,
     ) -> None:
         self.graph = graph = replace(graph, calls=tuple(map(_with_room_for_choices, graph.calls)))
         self.cache = cache
@@ -137,6 +138,7 @@ class Stream:
         self.retries = retries
         self.retry_backoff = retry_backoff
         self.budget = budget or Budget()
+        self.ordered = ordered
         self.pinned_tokens = 0  # of the shared beginnings of its calls
         self.closed = False
         self.templates = [CallTemplate(call) for call in graph.calls]

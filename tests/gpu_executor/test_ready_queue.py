@@ -193,3 +193,18 @@ class TestEngineLoad:
         assert load.room() == SPARE_CALLS
         load.leave(10**6)
         assert load.room() > 0
+
+
+def test_unordered_calls_keep_the_order_of_their_arrival():
+    queue: ReadyQueue[Waiting] = ReadyQueue(1)
+    calls = [Waiting(prompt(text)) for text in ("b1", "a1", "b2", "a2")]
+    for call in calls:
+        queue.add(call, fresh=True, ordered=False)
+    queue.check_integrity()
+    queue.discard(calls[1])
+    assert texts(taken(queue, 2)) == ["b1", "b2"]
+    queue.check_integrity()
+    queue.share(calls[3], "another query")
+    queue.add(Waiting(prompt("a0"), "another query"), ordered=False)
+    assert texts(taken(queue)) == ["a2", "a0"]
+    assert len(queue) == 0

@@ -1,0 +1,1 @@
+"""Other systems as baselines, each in its own pinned environment; see ``docs/benchmarks.md``, "Other systems"."""
