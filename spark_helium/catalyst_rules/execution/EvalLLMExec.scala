@@ -38,7 +38,6 @@ import org.apache.spark.sql.types.{StringType, StructField, StructType}
  * @param filters conditions of the filter above, in any order; for a row that one of them drops the
  *   answers need not be there
  * @param expected what the whole query is expected to ask, where a budget needs to know
- * @param estimate what the calls here are expected to ask for, as EXPLAIN shows it; empty where it cannot be told
  */
 case class EvalLLMExec(
     calls: Seq[LLMCall],
@@ -46,8 +45,7 @@ case class EvalLLMExec(
     child: SparkPlan,
     notes: Seq[RuleNote] = Nil,
     filters: Seq[Expression] = Nil,
-    expected: Option[QueryEstimate] = None,
-    estimate: String = "")
+    expected: Option[QueryEstimate] = None)
   extends UnaryExecNode
   with PythonSQLMetrics {
 
@@ -95,8 +93,11 @@ case class EvalLLMExec(
       verbose, prefix, addSuffix, maxFields, printNodeId, printOutputColumns, indent)
   }
 
-  private def lines: Seq[String] =
+  private def lines: Seq[String] = {
+    // Only EXPLAIN pays for the estimate; empty where it cannot be told.
+    val estimate = logicalLink.flatMap(_.collectFirst { case node: EvalLLM => node }).fold("")(EvalLLM.estimate)
     CallLines(calls, answers, notes) ++ Option.when(estimate.nonEmpty)(s"expected: $estimate")
+  }
 
   override protected def withNewChildInternal(newChild: SparkPlan): EvalLLMExec =
     copy(child = newChild)
