@@ -52,6 +52,20 @@ makes no call. All functions become LLM calls that the optimizer sees: equal cal
 order that costs least, and what the prompts of a query share is computed once. `EXPLAIN` shows the prompt that a
 function sends.
 
+Names that other products have for the same:
+
+| there | here |
+|---|---|
+| Snowflake `AI_COMPLETE`, `SNOWFLAKE.CORTEX.COMPLETE`; BigQuery `AI.GENERATE` | `ai_complete`, `ai_gen` |
+| Snowflake `AI_FILTER`, `AI_CLASSIFY`, `AI_EXTRACT`, `AI_SENTIMENT`, `AI_TRANSLATE` | the same |
+| Snowflake `AI_AGG`, `AI_SUMMARIZE_AGG`, `AI_EMBED`, `AI_SIMILARITY`, `AI_COUNT_TOKENS` | the same |
+| Databricks `ai_query`, `ai_gen`, `ai_mask`, `ai_fix_grammar`, `ai_analyze_sentiment`, ... | the same |
+| BigQuery `AI.IF`, `AI.SCORE`, `AI.CLASSIFY` | `ai_filter`, `ai_score`, `ai_classify` |
+
+Names with a dot in them cannot be functions of a Spark extension. `INSERT INTO t VALUES (ai_gen('hi'))` is refused by
+Spark, whose inline tables take no calls: write `INSERT INTO t SELECT ai_gen('hi')`. UPDATE and MERGE take no calls
+either: write the answers to a table first.
+
 The examples read the table of the demo:
 `spark_helium.demo.table.reviews(spark).createOrReplaceTempView("reviews")`.
 """

@@ -1,5 +1,7 @@
 package org.apache.spark.sql.helium.expressions
 
+import java.util.Locale
+
 import org.json4s._
 import org.json4s.jackson.JsonMethods
 
@@ -57,6 +59,10 @@ object ExtractionSchema {
   private def bounded(answer: AnswerSchema): ExtractionSchema = {
     if (!answer.dataType.isInstanceOf[StructType]) {
       throw AnswerSchema.Unsupported("it has no named fields")
+    }
+    val names = answer.dataType.asInstanceOf[StructType].fieldNames.toSeq
+    names.diff(names.distinctBy(_.toLowerCase(Locale.ROOT))).headOption.foreach { name =>
+      throw AnswerSchema.Unsupported(s"a second field is named $name, and upper and lower case are one in SQL")
     }
     val schema = limited(JsonMethods.parse(answer.jsonSchema), mostCharacters)
     ExtractionSchema(

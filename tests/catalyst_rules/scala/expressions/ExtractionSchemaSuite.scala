@@ -32,6 +32,11 @@ class ExtractionSchemaSuite extends HeliumSuite {
     assert(decimal("DECIMAL(38,0)").startsWith(of("integer", "999999999999999999")), decimal("DECIMAL(38,0)"))
   }
 
+  test("names that SQL cannot tell apart are refused") {
+    val refused = intercept[AnswerSchema.Unsupported](ExtractionSchema.parse("a INT, A STRING"))
+    assert(refused.reason.contains("a second field is named A"), refused.reason)
+  }
+
   test("what has a bound keeps it") {
     Seq("""{"type":"string","maxLength":3}""", """{"type":"string","enum":["x"]}""",
       """{"type":"string","pattern":"^a$"}""", """{"type":"integer","minimum":3}""",
