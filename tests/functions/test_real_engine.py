@@ -13,6 +13,8 @@ import spark_helium
 from spark_helium.demo import table
 from spark_helium.functions import ai_classify, ai_extract, ai_filter, ai_query
 
+from .test_page import STATEMENTS
+
 pytestmark = pytest.mark.engine
 
 ROWS = 20
@@ -87,3 +89,9 @@ def test_json_that_stays_text(reviews: DataFrame) -> None:
     format_ = {"type": "json_schema", "json_schema": {"schema": {**schema, "additionalProperties": False}}}
     rows = reviews.select(ai_query(None, reviews.body, response_format=format_)).collect()
     assert {json.loads(row[0])["tone"] for row in rows} <= {"calm", "angry"}
+
+
+@pytest.mark.usefixtures("reviews")
+@pytest.mark.parametrize("statement", [s for s, _ in STATEMENTS], ids=[s.split("\n")[0][:60] for s, _ in STATEMENTS])
+def test_every_example_of_the_page(session: SparkSession, statement: str) -> None:
+    assert session.sql(statement).collect()
