@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from abc import abstractmethod
 from typing import Any
 
 import pandas as pd
@@ -65,8 +66,9 @@ class Loop(System):
             await self._order(case.job, rows, ask)
         return [{name: values[name] for name in case.job.outputs} for values in rows]
 
+    @abstractmethod
     async def _order(self, job: Job, rows: list[Values], ask: Any) -> None:
-        raise NotImplementedError
+        """Ask for every step of every row, in the order of the loop."""
 
 
 class QueryWise(Loop):

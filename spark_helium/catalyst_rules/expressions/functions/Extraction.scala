@@ -64,36 +64,41 @@ ${Prompts.typedOptionLines} max_tokens is by default
       answer = Some(JsonSchema(schema.answer.jsonSchema) -> schema.answer.dataType)))
   }
 
-  private def schemaOf(arguments: FunctionArguments): ExtractionSchema =
+  private def schemaOf(arguments: FunctionArguments): ExtractionSchema = {
+    def names: ExtractionSchema = ExtractionSchema.of(Labels.read(arguments, "schema",
+      "a DDL string such as 'name STRING, age INT', a JSON schema, or names of fields such as array('name', 'age')"))
+
+    def parsed(text: String, schema: String): ExtractionSchema =
+      try ExtractionSchema.parse(schema) catch {
+        case AnswerSchema.Unsupported(reason) => throw HeliumErrors.answerSchema(function, text, reason)
+      }
+
     arguments.constants.any("schema") match {
-      case Some((text: UTF8String, _: StringType)) if !isListOfNames(text.toString) =>
-        try ExtractionSchema.parse(ofFields(text.toString).getOrElse(text.toString)) catch {
-          case AnswerSchema.Unsupported(reason) => throw HeliumErrors.answerSchema(function, text.toString, reason)
+      case Some((value: UTF8String, _: StringType)) if !value.toString.trim.startsWith("[") =>
+        val text = value.toString
+        fieldsOf(text) match {
+          case Some(fields) if fields.forall(_._2.isInstanceOf[JString]) => names
+          case Some(fields) if fields.forall(_._2.isInstanceOf[JObject]) => parsed(text, schemaWith(fields))
+          case _ => parsed(text, text)
         }
-      case _ => ExtractionSchema.of(Labels.read(arguments, "schema",
-        "a DDL string such as 'name STRING, age INT', a JSON schema, or names of fields such as array('name', 'age')"))
+      case _ => names
     }
+  }
 
   /** Words that make a JSON object a schema; without any its keys are names of fields. */
   private val schemaWords =
     Set("type", "properties", "$ref", "$schema", "$defs", "anyOf", "oneOf", "allOf", "enum", "const")
 
+  /** A JSON object from names of fields to questions or schemas. */
   private def fieldsOf(text: String): Option[List[JField]] =
     if (!text.trim.startsWith("{")) None
     else Try(JsonMethods.parse(text)).toOption.collect {
       case JObject(fields) if fields.nonEmpty && !fields.exists(f => schemaWords(f._1)) => fields
     }
 
-  /** A JSON array of names, or an object from names to questions. */
-  private def isListOfNames(text: String): Boolean =
-    text.trim.startsWith("[") || fieldsOf(text).exists(_.forall(_._2.isInstanceOf[JString]))
-
-  /** The schema of an object from names to schemas. */
-  private def ofFields(text: String): Option[String] =
-    fieldsOf(text).filter(_.forall(_._2.isInstanceOf[JObject])).map { fields =>
-      JsonMethods.compact(JObject(
-        "type" -> JString("object"),
-        "properties" -> JObject(fields),
-        "required" -> JArray(fields.map(f => JString(f._1)))))
-    }
+  private def schemaWith(fields: List[JField]): String =
+    JsonMethods.compact(JObject(
+      "type" -> JString("object"),
+      "properties" -> JObject(fields),
+      "required" -> JArray(fields.map(f => JString(f._1)))))
 }
