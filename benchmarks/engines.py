@@ -21,6 +21,7 @@ from benchmarks.measure import Counts
 from benchmarks.simulator_server import SimulatorServer
 from spark_helium.conf import Settings
 from spark_helium.gpu_executor import models
+from spark_helium.gpu_executor.engines.vllm_engine import CPU_MALLOC
 
 MODEL = "smollm2-135m"
 VLLM, SIMULATOR = "vllm", "simulator"
@@ -138,6 +139,8 @@ def running_server(settings: EngineSettings) -> Iterator[Server]:
     # As spark_helium's own engine: else the server would compute with one core less, and its threads be bound to cores.
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     environment.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    for name, value in CPU_MALLOC.items():
+        environment.setdefault(name, value)
     environment.pop("VLLM_CPU_KVCACHE_SPACE", None)
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)

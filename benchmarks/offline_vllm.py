@@ -15,15 +15,21 @@ import time
 from collections.abc import Sequence
 from typing import Any, Self
 
-from spark_helium.gpu_executor.engines.vllm_engine import is_cpu_build, set_environment
+from spark_helium.gpu_executor.engines.vllm_engine import CPU_MALLOC, is_cpu_build, set_environment
 
 
 class OfflineVllm:
     """The other end: starts the process, and closes it as a context manager."""
 
     def __init__(self, engine: dict[str, Any]) -> None:
+        pipe = subprocess.PIPE
         self._process = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [sys.executable, __file__],
+            env={**CPU_MALLOC, **os.environ},
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
         )
         self._say(engine)
         assert self._hear() == "ready"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import tempfile
 from pathlib import Path
@@ -14,6 +15,7 @@ from benchmarks.measure import Counts, Outcome
 from benchmarks.peers import environments
 from benchmarks.systems.base import Case, System, shown
 from benchmarks.systems.loops import CONCURRENCY
+from spark_helium.gpu_executor.engines.vllm_engine import CPU_MALLOC
 
 TITLES = {
     "langgraph": "LangGraph",
@@ -57,6 +59,7 @@ class Peer(System):
             before = self._server.counts()
             done = subprocess.run(
                 [str(python), str(environments.runner_of(self._peer)), str(directory)],
+                env={**CPU_MALLOC, **os.environ},  # as for the other engines of the run
                 capture_output=True,
                 text=True,
                 timeout=SECONDS,
