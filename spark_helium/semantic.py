@@ -54,13 +54,15 @@ def semantic_top_k(
     Raises
     ------
     ArgumentError
-        An argument is not of the kind that the function takes, or ``df`` has a column of the name of ``rank``.
+        An argument is not of the kind that the function takes, ``df`` has a column of the name of ``rank``, or is a
+        stream.
 
     Examples
     --------
     >>> best = spark_helium.semantic_top_k(reviews, "the most useful review", 3, content="body")  # doctest: +SKIP
     """
     _dataframe("semantic_top_k", "df", df)
+    _no_stream("semantic_top_k", "df", df)
     text = F.to_json(F.struct("*")) if content is None else column("semantic_top_k", "content", content)
     if rank.lower() in (name.lower() for name in df.columns):
         raise ArgumentError(f"semantic_top_k() got rank={rank!r}, which is a column of df; give the rank another name")
@@ -175,7 +177,7 @@ def semantic_join(
     Raises
     ------
     ArgumentError
-        An argument is not of the kind that the function takes.
+        An argument is not of the kind that the function takes, or a side is a stream and there is a ``top_k``.
 
     Examples
     --------
@@ -202,6 +204,8 @@ def semantic_join(
     if top_k is None:
         return _pairs(one, other, on).where(asked).drop("__helium_left", "__helium_right")
 
+    _no_stream(function, "left", left)
+    _no_stream(function, "right", right)
     model = options.get("model")
     one = one.withColumn("__helium_left_id", F.monotonically_increasing_id())
     other = other.withColumn("__helium_right_id", F.monotonically_increasing_id())
@@ -246,3 +250,9 @@ def _pairs(left: DataFrame, right: DataFrame, on: Column | str | Sequence[str] |
 def _dataframe(function: str, name: str, value: object) -> None:
     if not isinstance(value, DataFrame):
         raise ArgumentError(f"{function}() got {name}={value!r:.80}; pass a DataFrame, such as spark.table(...)")
+
+
+def _no_stream(function: str, name: str, value: DataFrame) -> None:
+    """Ranks are among all rows, which a stream never has."""
+    if value.isStreaming:
+        raise ArgumentError(f"{function}() ranks rows, and {name} is a stream; call it on each batch in foreachBatch()")

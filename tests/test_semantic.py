@@ -118,6 +118,9 @@ def test_top_k_in_sql(spark: SparkSession) -> None:
     [
         ("llm_top_k(array('a'), 'c', 0)", "HELIUM_OPTION_OUT_OF_RANGE"),
         ("llm_top_k(array('a'), 'c', id)", "HELIUM_OPTION_NOT_CONSTANT"),
+        ("llm_top_k(array('a'), 'c', CAST(NULL AS INT))", "HELIUM_OPTION_OUT_OF_RANGE"),
+        ("llm_top_k(array('a'), 'c', 3000000000)", "HELIUM_OPTION_OUT_OF_RANGE"),
+        ("llm_top_k(array('a'), 'c', 'two')", "HELIUM_OPTION_TYPE"),
         ("llm_top_k(array('a'), ' ', 1)", "HELIUM_OPTION_TYPE"),
         ("llm_top_k(array('a'), string(id), 1)", "HELIUM_OPTION_NOT_CONSTANT"),
         ("llm_top_k('a', 'c', 1)", "HELIUM_OPTION_TYPE"),
@@ -129,6 +132,20 @@ def test_errors_at_analysis(spark: SparkSession, call: str, condition: str) -> N
     with pytest.raises(AnalysisException) as e:
         spark.sql(f"SELECT {call} FROM range(1)").collect()
     assert e.value.getCondition() == condition
+
+
+def test_k_of_any_type_of_whole_numbers(spark: SparkSession) -> None:
+    array = "array('one', 'two', 'three')"
+    expected = spark.sql(f"SELECT llm_top_k({array}, 'c', 2)").first()
+    for k in ("2L", "CAST(2 AS TINYINT)", "CAST(2 AS DECIMAL(3, 0))", "1 + 1"):
+        assert spark.sql(f"SELECT llm_top_k({array}, 'c', {k})").first() == expected
+
+
+def test_what_a_join_with_a_prefilter_is_expected_to_ask(spark: SparkSession) -> None:
+    left = spark.range(60).selectExpr("id AS l", "concat('left ', id) AS x")
+    right = spark.range(50).selectExpr("id AS r", "concat('right ', id) AS y")
+    report = spark_helium.explain(spark_helium.semantic_join(left, right, TEMPLATE, "x", "y", top_k=3))
+    assert max(call.calls for node in report.nodes for call in node.calls) == 60 * 3, "and not a share of all pairs"
 
 
 def test_nothing_to_choose_from(spark: SparkSession) -> None:
@@ -301,3 +318,16 @@ def test_wrong_arguments(spark: SparkSession) -> None:
     ):
         with pytest.raises(ArgumentError):
             wrong()
+
+
+def test_a_stream_is_ranked_batch_by_batch(spark: SparkSession) -> None:
+    _, right = sides(spark)
+    stream = spark.readStream.format("rate").load().selectExpr("CAST(value AS STRING) AS x")
+    for wrong in (
+        lambda: spark_helium.semantic_top_k(stream, "c", 1, content="x"),
+        lambda: spark_helium.semantic_join(stream, right, TEMPLATE, "x", "y", top_k=1),
+        lambda: spark_helium.semantic_join(right, stream, TEMPLATE, "y", "x", top_k=1),
+    ):
+        with pytest.raises(ArgumentError, match="is a stream; call it on each batch in foreachBatch"):
+            wrong()
+    assert spark_helium.semantic_join(stream, right, TEMPLATE, "x", "y").isStreaming

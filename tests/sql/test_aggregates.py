@@ -163,10 +163,12 @@ def test_calls_among_the_texts_run_once_for_the_rows_that_count(spark: SparkSess
 
 
 def test_a_temperature_draws_for_each_group_and_each_time(spark: SparkSession, table: str) -> None:
-    draw = f"ai_agg('{table}', 'Sum up.', temperature => 1.0, {SHORT})"
-    with spark_helium.measure(spark) as run:
-        spark.sql(f"SELECT k, {draw} AS a, {draw} AS b FROM t_{table} WHERE id < 3 GROUP BY k").collect()
-    assert run.calls_sent == 6, "equal texts in three groups, asked twice"
+    for partial in ("", ", partial => true"):
+        draw = f"ai_agg('{table}', 'Sum up.', temperature => 1.0, {SHORT}{partial})"
+        with spark_helium.measure(spark) as run:
+            rows = spark.sql(f"SELECT k, {draw} AS a, {draw} AS b FROM t_{table} WHERE id < 3 GROUP BY k").collect()
+        assert run.calls_sent == 6, "equal texts in three groups, asked twice"
+        assert any(row.a != row.b for row in rows), "two draws"
 
 
 def test_rollup_and_subqueries(spark: SparkSession, table: str) -> None:

@@ -94,8 +94,8 @@ case class EvalLLMExec(
   }
 
   private def lines: Seq[String] = {
-    // Only EXPLAIN pays for the estimate; empty where it cannot be told.
-    val estimate = logicalLink.flatMap(_.collectFirst { case node: EvalLLM => node }).fold("")(EvalLLM.estimate)
+    // Empty where it cannot be told. The logical node keeps it for all plans that AQE makes of this one.
+    val estimate = logicalLink.flatMap(_.collectFirst { case node: EvalLLM => node }).fold("")(_.estimate)
     CallLines(calls, answers, notes) ++ Option.when(estimate.nonEmpty)(s"expected: $estimate")
   }
 

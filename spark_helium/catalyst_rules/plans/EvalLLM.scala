@@ -77,6 +77,9 @@ case class EvalLLM(
     EvalLLM(canonicalCalls, canonicalAnswers, child.canonicalized)
   }
 
+  /** What the calls are expected to ask for, in a line. Once: Spark describes the plan of every query that runs. */
+  lazy val estimate: String = EvalLLM.estimate(this)
+
   /** Other calls in place of these; the node goes when there is none. */
   def withCalls(kept: Seq[(LLMCall, Attribute)]): LogicalPlan =
     if (kept.isEmpty) child else copy(calls = kept.map(_._1), answers = kept.map(_._2))
@@ -130,7 +133,7 @@ object EvalLLM {
   def count(calls: Int): String = if (calls == 1) "1 call" else s"$calls calls"
 
   /** What the calls are expected to ask for, in a line; empty where it cannot be told. */
-  def estimate(node: EvalLLM): String =
+  private def estimate(node: EvalLLM): String =
     try {
       val each = new CallEstimates().of(node)
       val known = if (each.forall(_.distinct.measured)) "" else " (some by default)"

@@ -141,9 +141,10 @@ object RewriteAIAggregates extends Rule[LogicalPlan] {
         made
       }
     }
+    // By the aggregate's own id: two draws that are written alike are two.
     val ofAggregates = a.aggregateExpressions.flatMap(_.collect {
-      case f @ AggregateExpression(agg: AIAgg, _, _, _, _) => f.canonicalized -> partial(f, agg)
-    })
+      case f @ AggregateExpression(agg: AIAgg, _, _, _, _) => f.resultId -> partial(f, agg)
+    }).toMap
     val others = a.aggregateExpressions.flatMap(_.collect {
       case f: AggregateExpression if !f.aggregateFunction.isInstanceOf[AIAgg] => f
     })
@@ -209,7 +210,7 @@ object RewriteAIAggregates extends Rule[LogicalPlan] {
 
     def above(e: Expression): Expression = e match {
       case f @ AggregateExpression(_: AIAgg, _, _, _, _) =>
-        val p = ofAggregates.find(_._1 == f.canonicalized).get._2
+        val p = ofAggregates(f.resultId)
         together(p.call, answers(p.answer.exprId), partition)
       case f: AggregateExpression => f.transform {
         case attribute: Attribute if inputs.contains(attribute.exprId) => inputs(attribute.exprId).toAttribute

@@ -10,8 +10,9 @@ import org.apache.spark.sql.catalyst.planning.ExtractEquiJoinKeys
 import org.apache.spark.sql.catalyst.plans._
 import org.apache.spark.sql.catalyst.plans.logical._
 import org.apache.spark.sql.execution.datasources.LogicalRelation
-import org.apache.spark.sql.helium.expressions.{Choices, ExpressionSize, JsonRecord, LLMCall}
-import org.apache.spark.sql.helium.plans.EvalLLM
+import org.apache.spark.sql.helium.Cluster
+import org.apache.spark.sql.helium.expressions.{Choices, ExpressionSize, JsonRecord, LLMCall, Predicates}
+import org.apache.spark.sql.helium.plans.{EvalLLM, NumberPartitions}
 import org.apache.spark.sql.internal.SQLConf
 import org.apache.spark.sql.types._
 import org.apache.spark.unsafe.types.UTF8String
@@ -57,7 +58,8 @@ class PlanEstimates {
   private def rowsOf(plan: LogicalPlan): Estimate = plan match {
     case local: LocalRelation => Estimate(local.data.size.toDouble, measured = true)
     case leaf: LeafNode => leafRows(leaf)
-    case Filter(condition, child) => rows(child) * selectivity(condition, child)
+    case Filter(condition, child) => filtered(condition, child)
+    case limit: WindowGroupLimit => rows(limit.child).atMost(firstOf(limit.partitionSpec, limit.limit, limit.child))
     case LocalLimit(IntegerLiteral(n), child) => rows(child).atMost(Estimate(n.toDouble, true))
     case GlobalLimit(IntegerLiteral(n), child) => rows(child).atMost(Estimate(n.toDouble, true))
     case Offset(IntegerLiteral(n), child) =>
@@ -74,6 +76,48 @@ class PlanEstimates {
     case join: Join => joinRows(join)
     case other if other.children.nonEmpty => other.children.map(rows).maxBy(_.value)
     case _ => Estimate(Defaults.rows, measured = false)
+  }
+
+  /** A filter on the place of a row within its group leaves so many rows per group. */
+  private def filtered(condition: Expression, child: LogicalPlan): Estimate = {
+    val conjuncts = Predicates.conjuncts(condition).map(c => c -> firstOfGroups(c, child))
+    val first = conjuncts.flatMap(_._2).foldLeft(rows(child))(_ atMost _)
+    conjuncts.collect { case (c, None) => selectivity(c, child) }.foldLeft(first)(_ * _)
+  }
+
+  private def firstOfGroups(condition: Expression, plan: LogicalPlan): Option[Estimate] = condition match {
+    case LessThanOrEqual(place: Attribute, IntegerLiteral(k)) => ranked(place, k, plan)
+    case LessThan(place: Attribute, IntegerLiteral(k)) => ranked(place, k - 1, plan)
+    case Equality(place: Attribute, IntegerLiteral(_)) => ranked(place, 1, plan)
+    case _ => None
+  }
+
+  /** The rows up to a place, if an attribute is the place of rows in the groups of a window. */
+  private def ranked(place: Attribute, k: Int, plan: LogicalPlan): Option[Estimate] = plan match {
+    case w: Window => w.windowExpressions.collectFirst {
+      case alias @ Alias(WindowExpression(_: RowNumber | _: Rank | _: DenseRank, _), _)
+          if alias.exprId == place.exprId => firstOf(w.partitionSpec, k, w.child)
+    }.orElse(ranked(place, k, w.child))
+    case Project(list, child) => list.collectFirst {
+      case a: Attribute if a.exprId == place.exprId => ranked(a, k, child)
+      case alias @ Alias(a: Attribute, _) if alias.exprId == place.exprId => ranked(a, k, child)
+    }.flatten
+    case node @ (_: Filter | _: EvalLLM) => ranked(place, k, node.children.head)
+    case _ => None
+  }
+
+  /** At most `k` rows of each group; a group may have fewer, so this is no measurement. */
+  private def firstOf(keys: Seq[Expression], k: Int, plan: LogicalPlan): Estimate =
+    (distinct(keys, plan) * k.max(0)).copy(measured = false)
+
+  /** Partitions of a plan as it is before Spark makes it a physical one: a guess. */
+  private def partitions(plan: LogicalPlan): Double = plan match {
+    case range: Range => range.numSlices.getOrElse(Cluster.partitions(1)).toDouble
+    case r: RepartitionOperation => r.numPartitions.toDouble
+    case u: Union => u.children.map(partitions).sum
+    case _: LeafNode => Cluster.partitions(1)
+    case _: Project | _: Filter | _: EvalLLM | _: Generate | _: Expand | _: Sample => partitions(plan.children.head)
+    case _ => SQLConf.get.numShufflePartitions
   }
 
   /** How many different values the expressions take together. */
@@ -281,11 +325,16 @@ class PlanEstimates {
       if (opened.forall(ExpressionSize.isSmall(_))) distinct(opened, child)
       else rows(plan).copy(measured = false)
     case Aggregate(keys, list, _, _) if keys.nonEmpty && isKey(keys, list, expressions) => rows(plan)
+    case Aggregate(keys, list, child, _) if areOf(keys, list, expressions) => distinct(grouped(list, expressions), child)
     case _: Filter | _: Sort | _: LocalLimit | _: GlobalLimit | _: Offset | _: Sample | _: Distinct |
         _: RepartitionByExpression | _: Repartition | _: SubqueryAlias =>
       distinct(expressions, plan.children.head)
-    case node: EvalLLM if expressions.forall(_.references.subsetOf(node.child.outputSet)) =>
-      distinct(expressions, node.child)
+    case node @ (_: EvalLLM | _: Window | _: WindowGroupLimit | _: NumberPartitions)
+        if expressions.forall(_.references.subsetOf(node.children.head.outputSet)) =>
+      distinct(expressions, node.children.head)
+    case NumberPartitions(partition, child) if expressions.exists(_.semanticEquals(partition)) =>
+      distinct(expressions.filterNot(_.semanticEquals(partition)), plan) *
+        Estimate(partitions(child), measured = false)
     case join: Join =>
       val sides = expressions.groupBy(e => join.children.find(c => e.references.subsetOf(c.outputSet)))
       // No more pairs than each side has values, one with each of the other's.
@@ -297,13 +346,21 @@ class PlanEstimates {
   /** Whether the expressions are all of an aggregate's keys, so that no two rows agree on them. */
   private def isKey(
       keys: Seq[Expression], list: Seq[NamedExpression], expressions: Seq[Expression]): Boolean = {
-    val produced = AttributeMap(list.map {
-      case alias: Alias => alias.toAttribute -> alias.child
-      case a: Attribute => a -> a
-      case other => other.toAttribute -> other
-    })
-    val inner = expressions.collect { case a: Attribute => produced.getOrElse(a, a) }
+    val inner = grouped(list, expressions.collect { case a: Attribute => a })
     keys.forall(k => inner.exists(_.semanticEquals(k)))
+  }
+
+  /** Whether the expressions are some of an aggregate's keys, which take the values that they take below it. */
+  private def areOf(keys: Seq[Expression], list: Seq[NamedExpression], expressions: Seq[Expression]): Boolean =
+    grouped(list, expressions).forall(e => keys.exists(_.semanticEquals(e)))
+
+  /** What attributes above an aggregate are in terms of its input. */
+  private def grouped(list: Seq[NamedExpression], expressions: Seq[Expression]): Seq[Expression] = {
+    val produced = AttributeMap(list.collect { case alias: Alias => alias.toAttribute -> alias.child })
+    expressions.map {
+      case a: Attribute => produced.getOrElse(a, a)
+      case other => other
+    }
   }
 
   /** An exact count over the rows of a local relation. */

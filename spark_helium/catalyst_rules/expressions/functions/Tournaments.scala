@@ -54,12 +54,9 @@ object Tournaments {
         given(1).dataType, "a string that says what the elements are compared by")
       case None => throw HeliumErrors.optionNotConstant(function, "criterion", given(1))
     }
-    val take = OptionReader.constant(given(2)) match {
-      case Some(k: Int) if k >= 1 => k
-      case Some(other) =>
-        throw HeliumErrors.optionOutOfRange(function, "k", String.valueOf(other), s"a whole number, 1 to ${Int.MaxValue}")
-      case None => throw HeliumErrors.optionNotConstant(function, "k", given(2))
-    }
+    val whole = s"a whole number, 1 to ${Int.MaxValue}"
+    val take = new OptionReader(function, Seq("k" -> given(2))).int("k", whole)(_ >= 1)
+      .getOrElse(throw HeliumErrors.optionOutOfRange(function, "k", "NULL", whole))
     val beginning = Text(
       s"Which of the two texts fits the criterion better? Answer with 1 or 2.\n\nCriterion: $criterion\n\nText 1:\n")
     val prompt = Unrolled(

@@ -2,8 +2,10 @@ package org.apache.spark.sql.helium.statistics
 
 import org.apache.spark.sql.catalyst.InternalRow
 import org.apache.spark.sql.catalyst.expressions._
+import org.apache.spark.sql.catalyst.expressions.aggregate.Count
 import org.apache.spark.sql.catalyst.plans._
 import org.apache.spark.sql.catalyst.plans.logical._
+import org.apache.spark.sql.helium.plans.NumberPartitions
 import org.apache.spark.sql.helium.testing.PlanSuite
 import org.apache.spark.sql.types._
 import org.apache.spark.unsafe.types.UTF8String
@@ -35,6 +37,38 @@ class PlanEstimatesSuite extends PlanSuite {
     equal(plans.rows(Limit(Literal(3), local)).value, 3.0)
     equal(plans.rows(Aggregate(Seq(body), Seq(body), local)), Estimate(2, measured = true))
     equal(plans.rows(Union(Seq(local, local))).value, 40.0)
+  }
+
+  test("of the rows that a window numbers, the first ones of each group") {
+    val place = Alias(WindowExpression(RowNumber(),
+      WindowSpecDefinition(Seq(body), Seq(SortOrder(id, Ascending)), RowNumber().frame)), "place")()
+    val window = Window(Seq(place), Seq(body), Seq(SortOrder(id, Ascending)), local)
+    val at = place.toAttribute
+    def kept(condition: Expression, child: LogicalPlan = window): Double = plans.rows(Filter(condition, child)).value
+    equal(kept(LessThanOrEqual(at, Literal(3))), 6.0)
+    equal(kept(LessThan(at, Literal(3))), 4.0)
+    equal(kept(EqualTo(at, Literal(2))), 2.0)
+    equal(kept(LessThanOrEqual(at, Literal(15))), 20.0, "no more than there are")
+    equal(kept(And(LessThanOrEqual(at, Literal(3)), EqualTo(body, Literal("abcd")))), 3.0)
+    equal(plans.rows(Filter(LessThanOrEqual(at, Literal(3)), window)).measured, false, "groups may be small")
+    val renamed = Alias(at, "n")()
+    equal(kept(LessThanOrEqual(renamed.toAttribute, Literal(3)), Project(Seq(body, renamed), window)), 6.0)
+    equal(plans.rows(WindowGroupLimit(Seq(body), Seq(SortOrder(id, Ascending)), RowNumber(), 3, local)).value, 6.0)
+    equal(plans.distinct(Seq(body), window), Estimate(2, measured = true))
+    val total = Alias(WindowExpression(Count(id).toAggregateExpression(),
+      WindowSpecDefinition(Seq(body), Nil, UnspecifiedFrame)), "total")()
+    val counted = Window(Seq(total), Seq(body), Nil, local)
+    equal(kept(LessThanOrEqual(total.toAttribute, Literal(3)), counted).round, 7L, "a count is no place")
+  }
+
+  test("groups within numbered partitions, and above them") {
+    val partition = AttributeReference("partition", IntegerType, nullable = false)()
+    val numbered = NumberPartitions(partition, RepartitionByExpression(Nil, local, 4))
+    equal(plans.distinct(Seq(body, partition), numbered), Estimate(2 * 4, measured = false))
+    equal(plans.distinct(Seq(id, partition), numbered).value, 20.0, "no more than rows")
+    val within = Aggregate(Seq(body, partition), Seq(body, partition), numbered)
+    equal(plans.rows(within).value, 8.0)
+    equal(plans.rows(Aggregate(Seq(body), Seq(body), within)), Estimate(2, measured = true))
   }
 
   test("an equality join of known sides") {
