@@ -115,7 +115,7 @@ def test_extra_arguments_must_be_json() -> None:
 
 
 def test_the_environment_is_quiet_and_leaves_the_users_choice(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("VLLM_NO_USAGE_STATS", "OMP_WAIT_POLICY"):
+    for name in ("VLLM_NO_USAGE_STATS", "OMP_WAIT_POLICY", *vllm_engine.CPU_MALLOC):
         monkeypatch.setenv(name, "")  # so that monkeypatch puts back what there was
         monkeypatch.delenv(name)
     monkeypatch.setenv("VLLM_LOGGING_LEVEL", "DEBUG")
@@ -129,6 +129,7 @@ def test_the_environment_is_quiet_and_leaves_the_users_choice(monkeypatch: pytes
     assert os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "1"
     assert os.environ["VLLM_NO_USAGE_STATS"] == "1"
     assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert int(os.environ["MALLOC_TRIM_THRESHOLD_"]) > 1 << 30
 
 
 def test_the_hub_is_left_alone_only_while_a_local_model_starts(monkeypatch: pytest.MonkeyPatch) -> None:
