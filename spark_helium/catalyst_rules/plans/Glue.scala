@@ -49,7 +49,7 @@ class Glue(answer: ExprId => Option[(Int, LLMCall)], input: Expression => Int) {
         all(pieces.map {
           case Glue.Constant(value) => Some(data(value))
           case Glue.Specifier(value, i) => formatted(value, arguments(i))
-        }).map(_.flatten)
+        }).map(_.flatten).map(parts => if (parts.isEmpty) data("") else parts)
       }
     case _ => None
   }

@@ -36,6 +36,9 @@ class GlueSuite extends PlanSuite {
         "[{'first_of':[[{'call':0}],[{'data':'null'}]]},{'data':': '},{'input':7},{'data':'%'}]",
       FormatString(Literal("%2$s %1$s"), title, a) ->
         "[{'first_of':[[{'call':0}],[{'data':'null'}]]},{'data':' '},{'input':7}]",
+      // Nothing, and still between what stands around it: text that meets may spell a control token.
+      FormatString(Literal(""), a) -> "[{'data':''}]",
+      Concat(Nil) -> "[{'input':7}]",
       Cast(a, StringType) -> "[{'call':0}]",
       Upper(a) -> "none",
       FormatString(Literal("%10s"), a) -> "none",
