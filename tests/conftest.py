@@ -12,6 +12,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 import spark_helium
+from spark_helium.gpu_executor import client, lifecycle
 
 # For tests that run a UDF of their own; spark_helium's workers know their Python from configure().
 os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
@@ -60,6 +61,21 @@ def spark(session_kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     ).getOrCreate()
     yield session
     session.stop()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def engines_end_with_their_module(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """A real engine takes more than 2 GB: it does not wait for its idle time beside those of the next modules."""
+    yield
+    items = [item for item in request.session.items if item.path == request.path]
+    if not any(item.get_closest_marker("engine") for item in items):
+        return
+    for directory in {alive.parent for alive in tmp_path_factory.getbasetemp().rglob("*.alive")}:
+        for daemon in lifecycle.known_daemons(directory):
+            client.stop(daemon)
+            lifecycle.wait_until_gone(daemon, 60)
 
 
 def _short_directory(home: Path) -> str:
