@@ -134,13 +134,17 @@ def running_server(settings: EngineSettings) -> Iterator[Server]:
             command += [flag] if value else []
         else:
             command += [flag, json.dumps(value) if isinstance(value, dict) else str(value)]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+    environment = {
+        **CPU_MALLOC,
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+    }
     environment["VLLM_SERVER_DEV_MODE"] = "1"  # for reset_prefix_cache
     # As spark_helium's own engine: else the server would compute with one core less, and its threads be bound to cores.
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     environment.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-    for name, value in CPU_MALLOC.items():
-        environment.setdefault(name, value)
     environment.pop("VLLM_CPU_KVCACHE_SPACE", None)
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)

@@ -12,7 +12,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 import spark_helium
-from spark_helium.gpu_executor import client, lifecycle
+from tests.gpu_executor.daemons import stop_daemons
 
 # For tests that run a UDF of their own; spark_helium's workers know their Python from configure().
 os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
@@ -73,9 +73,7 @@ def engines_end_with_their_module(
     if not any(item.get_closest_marker("engine") for item in items):
         return
     for directory in {alive.parent for alive in tmp_path_factory.getbasetemp().rglob("*.alive")}:
-        for daemon in lifecycle.known_daemons(directory):
-            client.stop(daemon)
-            lifecycle.wait_until_gone(daemon, 60)
+        stop_daemons(directory, 60)
 
 
 def _short_directory(home: Path) -> str:

@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 from spark_helium.demo import table
-from spark_helium.gpu_executor import client, lifecycle
+from tests.gpu_executor.daemons import stop_daemons
 
 
 def test_table() -> None:
@@ -48,9 +48,7 @@ def run_on_the_simulator(home: str) -> str:
 def test_demo_on_the_simulator() -> None:
     with tempfile.TemporaryDirectory(prefix="hd-") as home:  # a short path, for the daemon's socket
         first, second = run_on_the_simulator(home), run_on_the_simulator(home)
-        for files in lifecycle.known_daemons(Path(home) / f"helium-{os.getuid()}"):
-            client.stop(files)
-            lifecycle.wait_until_gone(files, 20)
+        stop_daemons(Path(home) / f"helium-{os.getuid()}", 20)
     asked = sum(row.stars <= 3 for row in table.load())
     for said, sent in ((first, asked), (second, 0)):  # the second run finds the answers on disk
         counted = re.findall(r"^  (\w+) +\| (quality|delivery|price|service) +\| (\d+) *$", said, re.MULTILINE)

@@ -57,6 +57,19 @@ def daemon_directory() -> Iterator[DaemonDirectory]:
         shutil.rmtree(cache_home)
 
 
+def stop_daemons(directory: Path, seconds: float) -> None:
+    """Stop every daemon that runs from the directory, and wait so long for each.
+
+    Raises
+    ------
+    DaemonError
+        One is still there.
+    """
+    for files in lifecycle.known_daemons(directory):
+        client.stop(files)
+        lifecycle.wait_until_gone(files, seconds)
+
+
 def until(condition: Callable[[], object], what: str, seconds: float = WAIT) -> float:
     """Wait for ``condition``; returns how long it took."""
     start = time.monotonic()

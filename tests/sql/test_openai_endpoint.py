@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from spark_helium.gpu_executor import client, lifecycle
 from tests.gpu_executor.chat_endpoint import Endpoint, Reply, echo, endpoint, error
+from tests.gpu_executor.daemons import stop_daemons
 
 KEY = "sk-canary-5f0e4c1d2b3a"
 ROOT = Path(__file__).parents[2]
@@ -32,9 +32,7 @@ class Job:
                 capture_output=True, text=True, check=False, env=environment, cwd=ROOT, timeout=300,
             )  # fmt: skip
             self.output = done.stdout + done.stderr
-            for files in lifecycle.known_daemons(home / "d"):
-                client.stop(files)
-                lifecycle.wait_until_gone(files, 30)
+            stop_daemons(home / "d", 30)
         found = re.search(r"^RESULT (.*)$", done.stdout, re.MULTILINE)
         assert found is not None, self.output[-3000:]
         self.result: dict[str, Any] = json.loads(found.group(1))

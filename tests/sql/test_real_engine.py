@@ -17,7 +17,8 @@ import spark_helium
 from spark_helium.conf import Settings
 from spark_helium.demo import table
 from spark_helium.functions import llm
-from spark_helium.gpu_executor import client, lifecycle, models
+from spark_helium.gpu_executor import models
+from tests.gpu_executor.daemons import stop_daemons
 
 pytestmark = pytest.mark.engine
 
@@ -120,9 +121,7 @@ def test_typed_answers_errors_and_forged_roles(session: SparkSession) -> None:
 
 def test_a_new_session_gives_the_same_table(session: SparkSession, directory: Path, direct_answers: list[str]) -> None:
     session.stop()
-    for files in lifecycle.known_daemons(directory):
-        client.stop(files)
-        lifecycle.wait_until_gone(files, 60)
+    stop_daemons(directory, 60)
     again = start(directory)
     with spark_helium.measure(again) as run:
         verdicts = [row.verdict for row in again.sql(QUERY).collect()]
