@@ -23,7 +23,7 @@ from typing import Any
 
 from benchmarks.data import Tables
 from benchmarks.engines import SIMULATOR, EngineSettings, Server, running_server
-from benchmarks.measure import equal_share, in_turn
+from benchmarks.measure import agreement, in_turn
 from benchmarks.offline_vllm import OfflineVllm
 from benchmarks.peers.environments import PEERS
 from benchmarks.systems.base import Case, System
@@ -192,7 +192,9 @@ def run_round(
     for name, outcome in outcomes.items():
         said[name] = {"seconds": round(outcome.seconds, 3), **asdict(outcome.counts), **outcome.notes}
         if ours is not None:
-            said[name]["equal to ours"] = round(equal_share(outcome.result, ours.result), 4)
+            share = agreement(outcome.result, ours.result, case.any_rows)
+            if share is not None:
+                said[name]["equal to ours"] = round(share, 4)
             said[name]["result rows"] = len(outcome.result)
         if case.score is not None:
             said[name]["score"] = case.score(outcome.result)

@@ -171,6 +171,16 @@ def fill(template: str, values: Mapping[str, str | None]) -> str:
     return _TOKEN.sub(text, template)
 
 
+def as_json(values: Mapping[str, Any]) -> str:
+    """A row as the JSON object that stands where a template says ``{fields}``, in the order of ``values``.
+
+    >>> as_json({"b": "x", "a": None, "n": 1})
+    '{"b":"x","n":1}'
+    """
+    known = {name: value for name, value in values.items() if value is not None and value == value}
+    return json.dumps(known, ensure_ascii=False, separators=(",", ":"))
+
+
 def calls_of(job: Job, answers: Sequence[Mapping[str, str | None]]) -> int:
     """How many calls the job asks for, given what was answered, when nothing is merged."""
     return sum(job.runs(step, values) for values in answers for step in job.steps)

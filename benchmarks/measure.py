@@ -57,6 +57,21 @@ def equal_share(left: pd.DataFrame, right: pd.DataFrame) -> float:
     return sum((bags[0] & bags[1]).values()) / most if most else 1.0
 
 
+def agreement(left: pd.DataFrame, right: pd.DataFrame, any_rows: int | None = None) -> float | None:
+    """:func:`equal_share`; where a query wants ``any_rows``, the share of these that the longer table has.
+
+    None for two tables of as many rows as were wanted: both may be right.
+    """
+    if any_rows is None:
+        return equal_share(left, right)
+    short, long = sorted((left, right), key=len)
+    if len(short) == len(long) == any_rows:
+        return None
+    bags = [Counter(table.itertuples(index=False, name=None)) for table in (short, long)]
+    wanted = min(any_rows, len(long))
+    return min(sum((bags[0] & bags[1]).values()), wanted) / wanted if wanted else 1.0
+
+
 @dataclass(frozen=True)
 class Spread:
     """Median, least and greatest of some values."""

@@ -18,7 +18,7 @@ Views = Mapping[str, DataFrame]
 
 
 class Ask(Protocol):
-    """``llm`` of spark_helium, or a pandas UDF in its place."""
+    """``llm`` of spark_helium, or a pandas UDF in its place. ``fields`` are columns for the prompt, as JSON."""
 
     def __call__(
         self,
@@ -28,6 +28,7 @@ class Ask(Protocol):
         system: str,
         max_tokens: int,
         choices: list[str] | None = None,
+        fields: list[str] | None = None,
         **columns: Any,
     ) -> Column: ...
 
@@ -44,6 +45,7 @@ class Case:
     job: the same calls for systems without Spark.
     rows: the rows of the job: the relational part done as a user of such a system would.
     finish: the query's result from the job's rows with their answers.
+    any_rows: where the query wants any so many of the rows that ``finish`` gives.
     apart: the same case with other first words, for a second run on an engine that has not forgotten the first.
     score: how good a result is, where there is a truth to compare with.
     """
@@ -57,6 +59,7 @@ class Case:
     finish: Callable[[pd.DataFrame], pd.DataFrame]
     notes: dict[str, Any] = field(default_factory=dict)
     score: Callable[[pd.DataFrame], float] | None = None
+    any_rows: int | None = None
     apart: Callable[[], Case] | None = None
 
 

@@ -15,7 +15,7 @@ from pyspark.sql import Column
 from pyspark.sql import functions as F
 
 from benchmarks.engines import Server
-from benchmarks.jobs import fill
+from benchmarks.jobs import as_json, fill
 from benchmarks.measure import Outcome
 from benchmarks.systems.base import Case, System, shown
 from benchmarks.systems.spark import SparkTables
@@ -54,8 +54,10 @@ class PandasUdf(System):
         system: str,
         max_tokens: int,
         choices: list[str] | None = None,
+        fields: list[str] | None = None,
         **columns: Any,
     ) -> Column:
+        columns |= {name: name for name in fields or ()}
         names, url, model, threads = list(columns), self._server.base_url, self._model, self._threads
 
         @F.pandas_udf("string")
@@ -65,10 +67,13 @@ class PandasUdf(System):
             client = OpenAI(base_url=url, api_key="none", timeout=3600, max_retries=0)
             extra = {"structured_outputs": {"choice": choices}} if choices else None
 
-            def one(values: tuple[str | None, ...]) -> str | None:
-                if any(value is None for value in values):
+            def one(values: tuple[Any, ...]) -> str | None:
+                row = dict(zip(names, values, strict=True))
+                if fields:
+                    row = {**row, "fields": as_json({name: row[name] for name in fields})}
+                elif any(value is None for value in values):
                     return None
-                content = fill(template, dict(zip(names, values, strict=True)))
+                content = fill(template, row)
                 messages: Any = [{"role": "system", "content": system}, {"role": "user", "content": content}]
                 answer = client.chat.completions.create(
                     model=model, messages=messages, max_tokens=max_tokens, temperature=0.0, extra_body=extra

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.h100 import AS_THEY_COME, BY_PREFIX, Node, simulate
-from benchmarks.measure import Counts, Spread, equal_share, in_turn, ratios
+from benchmarks.measure import Counts, Spread, agreement, equal_share, in_turn, ratios
 
 
 def test_every_system_begins_in_turn():
@@ -47,3 +47,13 @@ def test_modelled_nodes():
     assert simulate(20_000, 1, BY_PREFIX, 1.0).bound == "daemon"
     # 80 GB * 0.9 less 16.4 GB of weights and 4 GB for the rest, at 147,456 bytes a token.
     assert Node().kv_tokens == 349_934
+
+
+def test_any_rows_of_a_result_agree():
+    everything = pd.DataFrame({"a": ["1", "2", "3"]})
+    assert agreement(everything.iloc[[2, 0]], everything, 2) == 1.0
+    assert agreement(everything, pd.DataFrame({"a": ["3", "4"]}), 2) == 0.5
+    assert agreement(everything.iloc[:1], everything, 2) == 0.5, "one row too few"
+    assert agreement(everything.iloc[:2], everything.iloc[1:], 2) is None
+    assert agreement(everything, everything, 5) == 1.0
+    assert agreement(everything.iloc[:0], everything.iloc[:0], 5) == 1.0

@@ -13,7 +13,7 @@ import spark_helium
 from benchmarks import command, compare, report
 from benchmarks.data import REAL, SYNTHETIC, Tables
 from benchmarks.engines import Server
-from benchmarks.measure import equal_share
+from benchmarks.measure import agreement, equal_share
 from benchmarks.simulator_server import SimulatorServer
 from benchmarks.suites import SUITES, ablation, relational, workflows
 from benchmarks.systems.base import Case
@@ -53,7 +53,10 @@ def test_relational(name: str, tables: SparkTables, server: Server, set_setting:
     assert len(ours.result) or name == "multi_call", "nothing to compare"
     for system in (PandasUdf(tables, server, "simulator", 4), OperatorWise(server, "simulator")):
         theirs = system.run(case)
-        assert equal_share(ours.result, theirs.result) == 1.0, system.name
+        if "prompts differ" in case.notes:
+            assert len(ours.result) == len(theirs.result), system.name
+        else:
+            assert agreement(ours.result, theirs.result, case.any_rows) in (1.0, None), system.name
         assert ours.counts.calls <= theirs.counts.calls, system.name
 
 
