@@ -74,7 +74,7 @@ class Flight:
     """A call on its way through an engine. The first waiter pays; later ones joined because their call is equal.
 
     ``kv_tokens`` is what the call is counted for in the engine, or None as long as it waits for its turn. ``failures``
-    are those that may have passed; ``rests`` says that it waits to be tried again.
+    are those that may have passed, deaths of the engine included; ``rests`` says that it waits to be tried again.
     """
 
     request: EngineRequest
@@ -390,12 +390,15 @@ class Dispatcher:
             if key is not None:
                 self._by_key[key] = flight
             flights.append(flight)
-        if flights:
+        if flights and not running.dead:
             try:
                 running.pins.before_submit(stream, call, len(flights))
             except Exception as e:  # an EngineError, or a bug of the engine's adapter
                 self._engine_died(slot, e)
                 return
+        if running.dead:  # of an earlier one of the calls that were prepared together
+            self._strand(slot, flights)
+            return
         chained = bool(call.dependencies)
         for flight in flights:
             fresh = chained and 2 * running.prefixes.known(flight.tokens) >= token_count(flight.tokens)
@@ -452,7 +455,8 @@ class Dispatcher:
     def _dispatch(self) -> None:
         """Send what the engines have room for, in the order of their schedules."""
         for flight in self._resting.due():
-            if self._flights.get(flight.request.id) is flight:  # nobody waits for it else, or its engine died
+            waits = flight.rests and not flight.running.dead  # else it went on when its engine died
+            if waits and self._flights.get(flight.request.id) is flight:  # else nobody waits for it
                 flight.rests = False
                 flight.running.queue.add(flight, ordered=flight.waiters[0][0].ordered)
         for slot, running in self._pool.running():
@@ -690,29 +694,90 @@ class Dispatcher:
     def _engine_ready(self, slot: EngineSlot) -> None:
         self._ready.extend(slot.waiting)
         slot.waiting = []
+        stranded, slot.stranded = slot.stranded, []
+        for flight in stranded:
+            self._ask_again(flight, slot)
+
+    def _ask_again(self, flight: Flight, slot: EngineSlot) -> None:
+        """Queue a call, whose engine died, for the one in its place."""
+        running = slot.running
+        assert running is not None, "a call is asked again before its engine is there"
+        if self._flights.get(flight.request.id) is not flight:
+            return  # nobody waits for it any more
+        if running.fingerprint != flight.running.fingerprint:
+            reason = "the engine died, and the one in its place is another: its model or version changed meanwhile"
+            self._lose([flight], reason)
+            return
+        flight.slot, flight.running, flight.rests = slot, running, False
+        for stream in {waiter[0] for waiter in flight.waiters}:
+            self._schedule(stream, slot, running)
+        running.queue.add(flight, ordered=flight.waiters[0][0].ordered)
 
     def _engine_did_not_start(self, slot: EngineSlot, reason: str) -> None:
+        self._lose(slot.stranded, reason)
         for stream in {group.stream for group in slot.waiting}:
             self._fail(stream, reason, slot.model)
 
     def _engine_died(self, slot: EngineSlot, error: Exception) -> None:
+        """Ask the calls of a dead engine again, of another one, unless it died of them too often."""
         reason = str(error) if isinstance(error, HeliumError) else f"{type(error).__name__}: {error}"
         log.error("the engine of model %s died: %s", slot.name, reason, exc_info=error)
-        dead = [(number, flight) for number, flight in self._flights.items() if flight.slot is slot]
-        for number, flight in dead:
-            del self._flights[number]
+        assert slot.running is not None, "an engine died before it was there"
+        slot.running.dead = True
+        for engines in self._scheduled.values():
+            engines.discard(slot.running)
+        again, lost = [], []
+        for flight in self._flights.values():
+            if flight.slot is not slot:
+                continue
+            if flight.kv_tokens is not None and not flight.rests:  # it was in the engine, and may be why it died
+                flight.failures += 1
+                if flight.failures > max(stream.retries for stream, *_ in flight.waiters):
+                    lost.append(flight)
+                    continue
+                flight.waiters[0][0].counters.calls_retried += 1
+            again.append(flight)
+        tries = max((flight.failures for flight in lost), default=0)
+        times = f" ({tries} times; spark.helium.retries.max)" if tries > 1 else ""
+        self._lose(lost, f"the engine died: {reason}{times}")
+        again = [flight for flight in again if self._flights.get(flight.request.id) is flight]
+        if again:
+            self._strand(slot, again)
+        else:
+            self._pool.remove(slot)
+        self._ready.extend(slot.waiting)  # what was held back, as it drained, finds another engine
+        slot.waiting = []
+
+    def _strand(self, dead: EngineSlot, flights: Sequence[Flight]) -> None:
+        """Let calls wait for the engine that comes in the place of a dead one."""
+        if not flights:
+            return
+        slot = self._pool.current(dead)
+        if slot is dead or slot is None:
+            slot = self._pool.replace(dead)
+        for flight in flights:
+            flight.kv_tokens, flight.rests = None, True
+        if slot.running is None:
+            slot.stranded.extend(flights)
+        else:
+            for flight in flights:
+                self._ask_again(flight, slot)
+
+    def _lose(self, flights: Sequence[Flight], reason: str) -> None:
+        """Give up the streams of calls that no engine can answer."""
+        for flight in flights:
+            self._flights.pop(flight.request.id, None)
             self._paid(flight)
             if flight.key is not None:
-                del self._by_key[flight.key]
-        self._pool.remove(slot)
-        self._engine_ready(slot)  # what was held back, as it drained, finds another engine
-        for stream in {waiter[0] for _, flight in dead for waiter in flight.waiters}:
-            self._fail(stream, f"the engine died: {reason}", slot.model)
+                self._by_key.pop(flight.key, None)
+        for stream, model in {waiter[0]: flight.slot.model for flight in flights for waiter in flight.waiters}.items():
+            self._fail(stream, reason, model)
 
     def _give_up_late_engines(self) -> None:
         now = time.monotonic()
         for slot in self._pool.starting():
-            for stream in {group.stream for group in slot.waiting}:
+            stranded = {waiter[0] for flight in slot.stranded for waiter in flight.waiters}
+            for stream in {group.stream for group in slot.waiting} | stranded:
                 if now - slot.started > stream.start_timeout:
                     reason = (
                         f"the engine is not up after {stream.start_timeout:.0f} s and still starting; run the query "

@@ -40,6 +40,7 @@ class RunningEngine:
     load: what it has to do.
     prefixes: what its KV cache is likely to hold, by the prompts that were sent.
     last_used: when it last had a call.
+    dead: whether it died; what is asked of it goes to the one that comes in its place.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -56,6 +57,7 @@ class RunningEngine:
         self.load = EngineLoad(info)
         self.prefixes = PrefixCache(max(1, info.kv_blocks), info.block_size)
         self.last_used = time.monotonic()
+        self.dead = False
 
 
 @dataclass(slots=True, eq=False)
@@ -66,6 +68,7 @@ class EngineSlot:
     ----------
     started: when its start began; infinity as long as it waits for memory.
     waiting: calls for an engine that is not there yet, or that drains.
+    stranded: calls that were in an engine that died; they go to this one, which starts in its place.
     running: what comes with the engine.
     need: memory that it is expected to take, once that is known.
     waits_since: since when it waits for memory, or None.
@@ -77,6 +80,7 @@ class EngineSlot:
     kind: EngineKind = EngineKind.GENERATE
     started: float = 0.0
     waiting: list[CallGroup] = field(default_factory=list)
+    stranded: list[Any] = field(default_factory=list)
     running: RunningEngine | None = None
     need: Need = field(default_factory=Need)
     waits_since: float | None = None
@@ -305,6 +309,18 @@ class EnginePool:
         if slot.running is not None:
             # Closing a dead engine may hang on its processes; nothing waits for that.
             threading.Thread(target=slot.running.engine.close, name=f"close {slot.name}", daemon=True).start()
+
+    def replace(self, slot: EngineSlot) -> EngineSlot:
+        """Start another engine in the place of a dead one, once that has let go of its memory."""
+        assert slot.running is not None, "only what was there can have died"
+        new = self._slots[slot.key] = EngineSlot(slot.model, slot.kind, time.monotonic(), need=slot.need)
+        self.live = tuple(running.engine for _, running in self.running())
+        self._begin(new, [slot.running.engine])
+        return new
+
+    def current(self, slot: EngineSlot) -> EngineSlot | None:
+        """The slot that the model's calls go to now, if there is one."""
+        return self._slots.get(slot.key)
 
     def running(self) -> list[tuple[EngineSlot, RunningEngine]]:
         """The engines that are there, with their slots."""

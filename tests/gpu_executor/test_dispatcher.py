@@ -962,6 +962,81 @@ class TestEngines:
         assert bench.run(ONE, ["again"]).texts == {0: ["<user:ask again>"]}
         assert len(bench.engines["m"]) == 2
 
+    def test_death_is_no_end_where_calls_may_be_tried_again(self, benches):
+        bench = benches(lambda m: ScriptedEngine(m, max_num_seqs=4, hold=lambda prompt: "hold" in prompt))
+        stream, inbox = bench.open(retries=1)
+        other, other_inbox = bench.open(retries=1, cache=False)
+        rows = [f"hold {k}" for k in range(20)]
+        bench.dispatcher.feed(stream, [["fine", *rows]], 21)
+        bench.dispatcher.feed(other, [["hold 3"]], 1)
+        inbox._wait(lambda: len(inbox.texts) == 1, "the first answer")
+        until(lambda: len(bench.engine().submitted) >= 5)
+        in_engine = len(bench.engine()._open)
+        bench.engine().dead = True
+        second = bench.engine(number=1)
+        second.release(*(f"user:ask {row}" for row in rows))
+        inbox.wait(21)
+        other_inbox.wait(1)
+        assert bench.engine().closed
+        assert sorted(second.submitted) == sorted(f"user:ask {row}" for row in [*rows, "hold 3"]), "fine was answered"
+        total = Counters()
+        for box in (inbox, other_inbox):
+            total.add(box.counters)
+        assert (total.calls_requested, total.calls_sent, total.calls_retried) == (22, 22, in_engine)
+        assert bench.dispatcher.status().calls_in_flight == 0
+
+    def test_call_that_always_kills_its_engine_ends_its_query_alone(self, benches):
+        class Fragile(ScriptedEngine):
+            def poll(self, timeout):
+                self.dead = self.dead or any("poison" in prompt for _, prompt in self._open.values())
+                return super().poll(timeout)
+
+        bench = benches(Fragile)
+        stream, inbox = bench.open(retries=2)
+        bench.dispatcher.feed(stream, [["a", "poison", "b"]], 3)
+        assert inbox.wait_fatal() == Fatal("the engine died: it lost its GPU (3 times; spark.helium.retries.max)", "m")
+        assert len(bench.engines["m"]) == 3
+        assert bench.run(ONE, ["c"]).texts == {0: ["<user:ask c>"]}
+        assert bench.dispatcher.status().calls_in_flight == 0
+
+    def test_engine_that_does_not_come_back_is_one_clear_error(self, benches):
+        made: list[ScriptedEngine] = []
+
+        def create(model: str) -> Engine:
+            if made:
+                raise EngineStartError("no memory left")
+            made.append(ScriptedEngine(model, hold=lambda prompt: True))
+            return made[0]
+
+        bench = benches(create)
+        stream, inbox = bench.open(retries=3, query="q")
+        bench.dispatcher.feed(stream, [["x", "y"]], 2)
+        until(lambda: len(made) == 1 and len(made[0].submitted) == 2)
+        made[0].dead = True
+        assert inbox.wait_fatal() == Fatal("no memory left", "m")
+        assert bench.dispatcher.status().calls_in_flight == 0
+
+    def test_query_that_is_cancelled_while_its_engine_comes_back(self, benches):
+        gate, made = threading.Event(), []
+
+        def create(model: str) -> Engine:
+            if made:
+                gate.wait(WAIT)
+            made.append(ScriptedEngine(model, hold=lambda prompt: "hold" in prompt))
+            return made[-1]
+
+        bench = benches(create)
+        stream, _ = bench.open(retries=3)
+        bench.dispatcher.feed(stream, [["hold"]], 1)
+        until(lambda: len(made) == 1 and len(made[0].submitted) == 1)
+        made[0].dead = True
+        until(lambda: made[0].closed)
+        bench.dispatcher.close(stream)
+        until(lambda: bench.dispatcher.status().calls_in_flight == 0)
+        gate.set()
+        assert bench.run(ONE, ["x"]).texts == {0: ["<user:ask x>"]}
+        assert made[1].submitted == ["user:ask x"]
+
     def test_stop_tells_open_streams(self, benches):
         bench = Bench(lambda m: ScriptedEngine(m, hold=lambda prompt: True))
         stream, inbox = bench.open()
