@@ -51,6 +51,8 @@ object RunSuites {
     new PlaceByPrefixSuite,
     new MaterializeDrawsSuite,
     new PaceForLimitSuite,
+    new LLMFiltersSuite,
+    new TournamentsSuite,
     new QueryEstimateSuite)
 
   def main(args: Array[String]): Unit = {
