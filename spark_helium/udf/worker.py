@@ -168,7 +168,8 @@ class TaskRun:
         TaskGoneError
             Spark has what it needs.
         """
-        assert self._stream is not None and self._allowed is not None, "nothing was sent"
+        assert self._stream is not None, "nothing was sent, and yet more is to be asked"
+        assert self._allowed is not None, "any number of rows may be sent"
         end = self._last_yield + LIMIT_PAUSE
         while (left := end - time.monotonic()) > 0 and self._fatal is None:
             if self._spark.wait(self._stream.fileno(), left):

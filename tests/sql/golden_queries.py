@@ -255,7 +255,8 @@ LIMITS = {
         "A cascade needs its windows of rows whole, whatever the limit wants.",
         """
         SELECT id, title FROM reviews
-        WHERE ai_filter(body, 'it is rude', proxy_model => 'all-minilm-l6-v2') LIMIT 10
+        WHERE ai_filter(body, 'it is rude', proxy_model => 'org/small', target_precision => 0.9, target_recall => 0.9)
+        LIMIT 10
         """,
     ),
     "pace-declined-calls-above": Golden(

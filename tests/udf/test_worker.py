@@ -391,9 +391,7 @@ class TestPace:
         assert len(result.rows) == 16
         assert time.monotonic() - start < 30
 
-    def test_daemon_that_dies_during_the_pause(
-        self, daemons: DaemonDirectory, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_daemon_that_dies_during_the_pause(self, daemons: DaemonDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(worker, "LIMIT_PAUSE", 60.0)
         outputs = load(daemons, ONE, 1)([texts("a", "b")])
         first = next(outputs)
