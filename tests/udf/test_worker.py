@@ -402,6 +402,30 @@ class TestPace:
         ((position, failure),) = result.failures
         assert (position, failure["function"], len(result.rows)) == (1, "daemon", 2)
 
+    def test_a_hang_up_is_noticed_during_the_pause(
+        self, daemons: DaemonDirectory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(worker, "LIMIT_PAUSE", 60.0)
+        function = load(daemons, ONE, 2)
+        ours, jvm = socket.socketpair()
+        with ours, jvm, ours.makefile("rb") as infile, ours.makefile("wb") as outfile:
+            namespace: dict[str, Any] = {}
+            exec(compile("def main(infile, outfile, f):\n    f()\n", "/x/pyspark/worker.py", "exec"), namespace)
+
+            def take() -> None:
+                rows = 0
+                for batch in function([texts("a", "b", "c", "d")]):
+                    rows += len(batch)
+                    assert rows <= 2
+                    if rows == 2:
+                        jvm.close()  # a limit that has its two rows
+
+            start = time.monotonic()
+            with pytest.raises(TaskGoneError):
+                namespace["main"](infile, outfile, take)
+            assert time.monotonic() - start < 30
+        assert daemons.status(daemons.settings()).counters.calls_requested == 2
+
     def test_a_cascade_gets_its_windows_whole(self, daemons: DaemonDirectory) -> None:
         one = call(0, "ask ", InputRef(0), constraint=Constraint(choices=("true", "false")),
                    cascade=Cascade("small", 0.9, 0.9, 25))  # fmt: skip
