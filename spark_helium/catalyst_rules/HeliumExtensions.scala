@@ -30,7 +30,8 @@ import org.apache.spark.sql.helium.rules._
  *   optimize, by cost    ArrangeLLMCalls: OrderFields, PlaceCallsByCost, FuseCallGraphs,
  *                        MergeEqualCalls, GuardConditionalCalls, DropImpliedGuards,
  *                        OrderLLMFilters, PruneUnusedCalls, ShareLLMSubplans, DeduplicateInputs,
- *                        PlaceByPrefix, MaterializeDraws (once, when Spark's operator rules are done)
+ *                        PlaceByPrefix, MaterializeDraws, PaceForLimit (once, when Spark's operator
+ *                        rules are done)
  *   plan                 EvalLLMStrategy: EvalLLM to EvalLLMExec, a shared subplan to an exchange
  * }}}
  */
@@ -75,7 +76,7 @@ private object ArrangeLLMCalls extends Rule[LogicalPlan] {
     CollapseProject, PushDownPredicates, CollapseProject,
     MergeEqualCalls, GuardConditionalCalls, DropImpliedGuards, MergeEqualCalls, OrderLLMFilters, PruneUnusedCalls,
     ColumnPruning, ShareLLMSubplans, DeduplicateInputs, PlaceByPrefix, ColumnPruning,
-    MaterializeDraws)
+    MaterializeDraws, PaceForLimit)
 
   override def apply(plan: LogicalPlan): LogicalPlan =
     if (plan.exists(_.isInstanceOf[EvalLLM])) {

@@ -28,7 +28,8 @@ def load(text: str) -> tuple[Evaluate, StructType]:
     Parameters
     ----------
     text
-        JSON of an object with ``graph``, ``settings``, ``application`` and ``return_type``.
+        JSON of an object with ``graph``, ``settings``, ``application``, ``return_type`` and, where a limit wants
+        few rows, ``pace``: how many to ask at first.
 
     Raises
     ------
@@ -53,6 +54,7 @@ def _task(text: str) -> Task:
             settings=Settings(settings),
             application=str(data["application"]),
             return_type=StructType.fromJson(return_type),
+            pace=None if data.get("pace") is None else max(1, int(data["pace"])),
         )
     except (KeyError, TypeError, AttributeError) as e:
         raise ValueError(f"not a task of EvalLLM: {type(e).__name__}: {e}; text starts with {text[:80]!r}") from e

@@ -6,7 +6,9 @@
                              │
                            daemon ──answers, any order──▶ RowOrder ──rows without a gap──▶ JVM
 
-Rows leave as soon as all rows before them have left. Nothing runs in parallel here but the stream's receiving
+Rows leave as soon as all rows before them have left. Where a limit wants few rows (``Task.pace``), few are sent at
+first. Spark does not say when it has enough; it hangs up. So when all that was sent has been handed over, the task
+pauses, and sends more only if Spark is still there. Nothing runs in parallel here but the stream's receiving
 thread, so the order of things is: hand over what is ready, send what fits, wait.
 """
 
@@ -38,16 +40,22 @@ MAX_SEND = 1024  # rows of one message to the daemon
 BUFFERED = 4  # a slow first row may hold back this many times maxInFlight answers
 FEW_ROWS = 256  # fewer ready rows than this wait a moment for more,
 MOMENT = 0.005  # this long, in seconds
+LIMIT_PAUSE = 0.05  # seconds that Spark has for the rows it got, until it is asked for as wanting more
+PACE_GROWTH = 4  # then so many times the rows so far may be sent
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What the driver says about a stage's calls; the same for all its tasks."""
+    """What the driver says about a stage's calls; the same for all its tasks.
+
+    ``pace`` is how many rows to ask at first, because a limit above wants few; None where all are wanted.
+    """
 
     graph: CallGraph
     settings: Settings
     application: str
     return_type: t.StructType
+    pace: int | None = None
 
     def run(self, batches: Iterable[Columns]) -> Iterator[pa.StructArray]:
         """Answers for the rows of ``batches``: as many rows, in the same order, in batches of other sizes."""
@@ -65,6 +73,8 @@ class TaskRun:
         if self._has_cascade:
             # A window must arrive as a whole before its first row can be answered; the next one begins meanwhile.
             self._window = max(self._window, task.settings["cascade.windowRows"] * 5 // 4 + 1)
+        # Rows that may be sent in all; None: any number. A window of a cascade would never be full.
+        self._allowed = None if self._has_cascade else task.pace
         self._spark = SparkWorker.find()
         self._spark.end_with_the_jvm()
         self._order = RowOrder()
@@ -119,13 +129,24 @@ class TaskRun:
         in_flight = self._sent - self._order.received
         held_back = self._sent - self._order.next_row
         room = min(self._window - in_flight, BUFFERED * self._window - held_back, MAX_SEND)
-        if room < max(1, min(MAX_SEND, self._window) // 8) or self._fatal is not None:
+        few = max(1, min(MAX_SEND, self._window) // 8)
+        if self._allowed is not None and held_back:
+            # With nothing left to hand over, the next rows are read first: at the end of the input nobody waits.
+            room = min(room, self._allowed - self._sent)
+            few = min(few, max(1, self._allowed - self._sent))
+        if room < few or self._fatal is not None:
             return False
         if self._unsent is None:
             self._unsent = self._read()
             if self._unsent is None:
                 self._say_end()
                 return False
+        if self._allowed == self._sent:
+            self._ask_for_more()
+            if self._fatal is not None:
+                return False
+        if self._allowed is not None:
+            room = min(room, self._allowed - self._sent)
         if self._stream is None:
             task = self._task
             execution = query_id()
@@ -138,6 +159,23 @@ class TaskRun:
         self._sent += part.num_rows
         self._stream.send(part)
         return True
+
+    def _ask_for_more(self) -> None:
+        """All that may be sent was handed over: more rows may be sent if Spark is there after a pause.
+
+        Raises
+        ------
+        TaskGoneError
+            Spark has what it needs.
+        """
+        assert self._stream is not None, "nothing was sent, and yet more is to be asked"
+        assert self._allowed is not None, "any number of rows may be sent"
+        end = self._last_yield + LIMIT_PAUSE
+        while (left := end - time.monotonic()) > 0 and self._fatal is None:
+            if self._spark.wait(self._stream.fileno(), left):
+                self._receive()
+        more = self._allowed * PACE_GROWTH
+        self._allowed = more if more < self._window else None
 
     def _say_end(self) -> None:
         if self._has_cascade and self._stream is not None and not self._said_end:

@@ -246,6 +246,29 @@ PUSH_DOWN = {
     ),
 }
 
+LIMITS = {
+    "pace-for-limit": Golden(
+        "A limit over a filter by an answer cannot be pushed: the call asks few rows first.",
+        "SELECT id, title FROM reviews WHERE ai_filter(body, 'it is rude') LIMIT 10",
+    ),
+    "pace-declined-cascade": Golden(
+        "A cascade needs its windows of rows whole, whatever the limit wants.",
+        """
+        SELECT id, title FROM reviews
+        WHERE ai_filter(body, 'it is rude', proxy_model => 'org/small', target_precision => 0.9, target_recall => 0.9)
+        LIMIT 10
+        """,
+    ),
+    "pace-declined-calls-above": Golden(
+        "Of two nodes only the upper one: it reads the rows of the lower one ahead.",
+        """
+        SELECT id, llm('Why {0}?', upper(topic), choices => array('a', 'b')) AS why
+        FROM (SELECT id, llm('Topic of {0}', body) AS topic FROM reviews)
+        WHERE length(topic) > 3 AND llm('Why {0}?', upper(topic), choices => array('a', 'b')) = 'a' LIMIT 10
+        """,
+    ),
+}
+
 JOINS = {
     "join-selective": Golden(
         "Half of the reviews have a product: the call runs above the join.",
@@ -705,6 +728,7 @@ GOLDEN: dict[str, Golden] = {
     **PRUNING,
     **GUARDS,
     **PUSH_DOWN,
+    **LIMITS,
     **JOINS,
     **FUSION,
     **FILTERS,

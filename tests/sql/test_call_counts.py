@@ -154,3 +154,48 @@ def test_a_draw_is_made_for_every_row_and_never_again(spark: SparkSession) -> No
         assert run.calls_sent == run.calls_requested
         if query is df:
             assert run.calls_sent == 50
+
+
+FEWEST = "SELECT id, p FROM many WHERE ai_filter('Is {0} rude?', p)"
+
+
+@pytest.mark.parametrize("partitions", [1, 8])
+@pytest.mark.parametrize(
+    ("query", "every", "limit", "first"),
+    [
+        (f"{FEWEST} LIMIT 5", FEWEST, 5, 16),
+        (f"{FEWEST} LIMIT 40 OFFSET 3", FEWEST, 40, 86),
+        (f"{FEWEST} AND id % 10 < 3 LIMIT 5", f"{FEWEST} AND id % 10 < 3", 5, 16),
+        (
+            "SELECT id, p FROM many WHERE ai_filter('Is {0} rude?', p) AND ai_filter('Is {0} sad?', p) LIMIT 2",
+            "SELECT id, p FROM many WHERE ai_filter('Is {0} rude?', p) AND ai_filter('Is {0} sad?', p)", 2, 16,
+        ),
+    ],
+    ids=["filter", "filter and offset", "filter and cheap filter", "two filters"],
+)  # fmt: skip
+def test_a_limit_over_a_filter_asks_few_rows(
+    spark: SparkSession,
+    set_setting: Callable[[str, str], None],
+    partitions: int,
+    query: str,
+    every: str,
+    limit: int,
+    first: int,
+) -> None:
+    many = spark.range(0, 2000, 1, partitions).selectExpr("id", "concat('row ', id) AS p")
+    many.createOrReplaceTempView("many")
+    set_setting("spark.helium.cache.enabled", "false")
+    allowed = {tuple(row) for row in spark.sql(every).collect()}
+    with spark_helium.measure(spark) as paced:
+        rows = [tuple(row) for row in spark.sql(query).collect()]
+    set_setting("spark.helium.optimizer.paceForLimit.enabled", "false")
+    with spark_helium.measure(spark) as plain:
+        unpaced = [tuple(row) for row in spark.sql(query).collect()]
+    spark.catalog.dropTempView("many")
+    for found in (rows, unpaced):
+        assert len(set(found)) == len(found) == limit
+        assert set(found) <= allowed
+    # Enough are true among so many and four times as many; a loaded machine may be late to hang up once more.
+    calls = 2 if "sad" in query else 1
+    assert paced.calls_requested <= first * 16 * calls
+    assert paced.calls_requested <= plain.calls_requested

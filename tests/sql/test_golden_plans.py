@@ -33,7 +33,9 @@ def tables(spark: SparkSession, session_kind: str) -> Iterator[None]:
 def calls_of(plan: JavaObject, jvm: JVMView) -> Iterator[list[str]]:
     """The lines of each EvalLLM node before EXPLAIN wraps them, in the order in which the tree is printed."""
     if plan.nodeName() == "EvalLLM":
-        lines = jvm.org.apache.spark.sql.helium.plans.CallLines.apply(plan.calls(), plan.answers(), plan.notes())
+        plans = jvm.org.apache.spark.sql.helium.plans
+        notes = plans.EvalLLM.shown(plan.notes(), plan.pace())
+        lines = plans.CallLines.apply(plan.calls(), plan.answers(), notes)
         yield [lines.apply(i).replace("\n", "\\n") for i in range(lines.size())]
     for below in (plan.innerChildren(), plan.children()):
         for i in range(below.size()):

@@ -16,8 +16,9 @@ from pyspark.sql import types as t
 
 from spark_helium.call_graph import Call, CallGraph, CallRef, Cascade, Constraint, InputRef, Message, Part, Sampling
 from spark_helium.errors import ConfigurationError
-from spark_helium.udf import entry
+from spark_helium.udf import entry, worker
 from spark_helium.udf.spark_worker import SparkWorker, TaskGoneError
+from spark_helium.udf.worker import LIMIT_PAUSE
 from tests.gpu_executor.daemons import DaemonDirectory, until
 
 USAGE = (
@@ -55,7 +56,7 @@ def call(index: int, *parts: Part, type_: t.DataType | None = None, **options: A
 ONE = CallGraph((call(0, "ask ", InputRef(0)),), 1)
 
 
-def load(daemons: DaemonDirectory, graph: CallGraph, **settings: str):
+def load(daemons: DaemonDirectory, graph: CallGraph, pace: int | None = None, **settings: str):
     fields = [t.StructField(f"c{c.index}", t._parse_datatype_json_string(c.result_type)) for c in graph.calls] + TAIL
     text = json.dumps(
         {
@@ -64,6 +65,7 @@ def load(daemons: DaemonDirectory, graph: CallGraph, **settings: str):
             "application": "app",
             "return_type": json.loads(t.StructType(fields).json()),
         }
+        | ({} if pace is None else {"pace": pace})
     )
     function, return_type = entry.load(text)
     assert return_type == t.StructType(fields)
@@ -337,6 +339,99 @@ def test_closing_the_generator_ends_the_stream(daemons: DaemonDirectory):
     assert daemons.status(daemons.settings()).streams == 1
     outputs.close()
     until(lambda: daemons.status(daemons.settings()).streams == 0, "the end of the stream", 1.0)
+
+
+class TestPace:
+    """Few rows at first, because a limit above may have enough of them."""
+
+    def test_all_rows_when_all_are_read(self, daemons: DaemonDirectory) -> None:
+        values = [f"row {i}" for i in range(500)]
+        whole = Result(load(daemons, ONE)([texts(*values)]))
+        cut = [texts(*values[start : start + 16]) for start in range(0, 500, 16)]
+        for pace, batches, window in ((16, cut, "2048"), (7, [texts(*values)], "64"), (300, cut, "9"), (1, cut, "1")):
+            paced = Result(load(daemons, ONE, pace, stream_max_in_flight=window)(batches))
+            assert paced.column("c0") == whole.column("c0")
+            assert paced.usage["answers_from_cache"] == 500
+
+    def test_what_spark_does_not_wait_for_is_not_asked(self, daemons: DaemonDirectory) -> None:
+        read: list[int] = []
+
+        def input_rows() -> Iterator[pa.Array]:
+            for i in range(1000):
+                read.append(i)
+                yield texts(*[f"row {i} {k}" for k in range(16)])
+
+        outputs = load(daemons, ONE, 16)(input_rows())
+        rows = 0
+        while rows < 16:
+            rows += len(next(outputs))
+        assert (rows, read) == (16, [0]), "the first rows are there before more are read"
+        outputs.close()
+        status = daemons.status(daemons.settings())
+        assert status.counters.calls_requested == 16
+
+    def test_each_pause_allows_four_times_as_many(self, daemons: DaemonDirectory) -> None:
+        outputs = load(daemons, ONE, 4)([texts(*[f"row {i}" for i in range(300)])])
+        counts: list[int] = []
+        seen, since = 0, time.monotonic()
+        for batch in outputs:
+            if seen in (4, 16, 64, 256):
+                counts.append(seen)
+                assert time.monotonic() - since >= LIMIT_PAUSE
+            seen, since = seen + len(batch), time.monotonic()
+        assert seen == 300
+        assert counts == [4, 16, 64, 256]
+
+    def test_an_input_that_ends_with_what_is_asked_first_costs_no_pause(
+        self, daemons: DaemonDirectory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(worker, "LIMIT_PAUSE", 60.0)
+        start = time.monotonic()
+        result = Result(load(daemons, ONE, 16)([texts(*[f"row {i}" for i in range(16)]), texts()]))
+        assert len(result.rows) == 16
+        assert time.monotonic() - start < 30
+
+    def test_daemon_that_dies_during_the_pause(self, daemons: DaemonDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(worker, "LIMIT_PAUSE", 60.0)
+        outputs = load(daemons, ONE, 1)([texts("a", "b")])
+        first = next(outputs)
+        os.kill(daemons.status(daemons.settings()).pid, signal.SIGKILL)
+        start = time.monotonic()
+        result = Result([first, *outputs])
+        assert time.monotonic() - start < 30
+        ((position, failure),) = result.failures
+        assert (position, failure["function"], len(result.rows)) == (1, "daemon", 2)
+
+    def test_a_hang_up_is_noticed_during_the_pause(
+        self, daemons: DaemonDirectory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(worker, "LIMIT_PAUSE", 60.0)
+        function = load(daemons, ONE, 2)
+        ours, jvm = socket.socketpair()
+        with ours, jvm, ours.makefile("rb") as infile, ours.makefile("wb") as outfile:
+            namespace: dict[str, Any] = {}
+            exec(compile("def main(infile, outfile, f):\n    f()\n", "/x/pyspark/worker.py", "exec"), namespace)
+
+            def take() -> None:
+                rows = 0
+                for batch in function([texts("a", "b", "c", "d")]):
+                    rows += len(batch)
+                    assert rows <= 2
+                    if rows == 2:
+                        jvm.close()  # a limit that has its two rows
+
+            start = time.monotonic()
+            with pytest.raises(TaskGoneError):
+                namespace["main"](infile, outfile, take)
+            assert time.monotonic() - start < 30
+        assert daemons.status(daemons.settings()).counters.calls_requested == 2
+
+    def test_a_cascade_gets_its_windows_whole(self, daemons: DaemonDirectory) -> None:
+        one = call(0, "ask ", InputRef(0), constraint=Constraint(choices=("true", "false")),
+                   cascade=Cascade("small", 0.9, 0.9, 25))  # fmt: skip
+        values = [f"row {i}" for i in range(100)]
+        result = Result(load(daemons, CallGraph((one,), 1), 16, cascade_window_rows="50")([texts(*values)]))
+        assert (len(result.rows), result.usage["cascade_windows"]) == (100, 2)
 
 
 class TestSparkWorker:

@@ -2,7 +2,7 @@ package org.apache.spark.sql.helium.execution
 
 import java.util.{ArrayList => JArrayList}
 
-import org.json4s.{JObject, JString}
+import org.json4s.{JInt, JObject, JString}
 
 import org.apache.spark.{JobArtifactSet, PartitionEvaluator, PartitionEvaluatorFactory}
 import org.apache.spark.api.python.PythonEvalType
@@ -16,7 +16,7 @@ import org.apache.spark.sql.execution.metric.{SQLMetric, SQLMetrics}
 import org.apache.spark.sql.execution.python._
 import org.apache.spark.sql.helium.{HeliumConf, HeliumErrors}
 import org.apache.spark.sql.helium.expressions.LLMCall
-import org.apache.spark.sql.helium.plans.{CallGraph, CallLines, EvalLLM, RuleNote}
+import org.apache.spark.sql.helium.plans.{CallGraph, CallLines, EvalLLM, Pace, RuleNote}
 import org.apache.spark.sql.helium.statistics.QueryEstimate
 import org.apache.spark.sql.types.{StringType, StructField, StructType}
 
@@ -38,6 +38,7 @@ import org.apache.spark.sql.types.{StringType, StructField, StructType}
  * @param filters conditions of the filter above, in any order; for a row that one of them drops the
  *   answers need not be there
  * @param expected what the whole query is expected to ask, where a budget needs to know
+ * @param pace how many rows each task asks first, where a limit above wants few
  */
 case class EvalLLMExec(
     calls: Seq[LLMCall],
@@ -45,7 +46,8 @@ case class EvalLLMExec(
     child: SparkPlan,
     notes: Seq[RuleNote] = Nil,
     filters: Seq[Expression] = Nil,
-    expected: Option[QueryEstimate] = None)
+    expected: Option[QueryEstimate] = None,
+    pace: Option[Pace] = None)
   extends UnaryExecNode
   with PythonSQLMetrics {
 
@@ -96,7 +98,7 @@ case class EvalLLMExec(
   private def lines: Seq[String] = {
     // Empty where it cannot be told. The logical node keeps it for all plans that AQE makes of this one.
     val estimate = logicalLink.flatMap(_.collectFirst { case node: EvalLLM => node }).fold("")(_.estimate)
-    CallLines(calls, answers, notes) ++ Option.when(estimate.nonEmpty)(s"expected: $estimate")
+    CallLines(calls, answers, EvalLLM.shown(notes, pace)) ++ Option.when(estimate.nonEmpty)(s"expected: $estimate")
   }
 
   override protected def withNewChildInternal(newChild: SparkPlan): EvalLLMExec =
@@ -123,7 +125,7 @@ case class EvalLLMExec(
       child.output,
       Seq(udf),
       child.output :+ struct,
-      HeliumConf.int(conf, "spark.helium.stream.batchRows"),
+      batchRows,
       PythonEvalType.SQL_SCALAR_ARROW_ITER_UDF,
       conf.sessionLocalTimeZone,
       conf.arrowUseLargeVarTypes,
@@ -147,13 +149,20 @@ case class EvalLLMExec(
     }
   }
 
+  /** The worker sees no row of a batch that is not full, and what is asked first must reach it. */
+  private def batchRows: Int = {
+    val most = HeliumConf.int(conf, "spark.helium.stream.batchRows")
+    pace.fold(most)(_.first.min(most))
+  }
+
   private def payload(graph: CallGraph, returnType: StructType): String = {
     val settings = HeliumConf.snapshot(conf).toList.sorted.map { case (k, v) => k -> JString(v) }
-    CallGraph.render(JObject(
+    CallGraph.render(JObject(List(
       "graph" -> graph.toJson,
       "settings" -> JObject(settings),
       "application" -> JString(sparkContext.applicationId),
-      "return_type" -> JString(returnType.json)))
+      "return_type" -> JString(returnType.json)) ++
+      pace.map(p => "pace" -> JInt(p.first))))
   }
 }
 

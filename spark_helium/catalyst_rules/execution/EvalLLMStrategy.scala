@@ -30,8 +30,8 @@ object EvalLLMStrategy extends SparkStrategy with SQLConfHelper {
 
   private def physical(node: EvalLLM, filters: Seq[Expression] = Nil): SparkPlan =
     CallLevels.divided(node) match {
-      case EvalLLM(calls, answers, child, notes) =>
-        EvalLLMExec(calls, answers, planLater(child), notes, filters, node.getTagValue(QueryEstimate.tag))
+      case EvalLLM(calls, answers, child, notes, pace) =>
+        EvalLLMExec(calls, answers, planLater(child), notes, filters, node.getTagValue(QueryEstimate.tag), pace)
       case divided =>
         divided.foreach { case level: EvalLLM => level.copyTagsFrom(node); case _ => }
         planLater(divided)

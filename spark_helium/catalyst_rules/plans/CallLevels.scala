@@ -34,7 +34,11 @@ object CallLevels {
       val stacked = nodes.foldLeft(node.child) { case (below, calls) =>
         EvalLLM(calls.map(_._1), calls.map(_._2), below, node.notes)
       }
-      Project(node.output, stacked)
+      // Those below are read ahead, however few rows a limit wants.
+      Project(node.output, stacked match {
+        case top: EvalLLM => top.copy(pace = node.pace)
+        case other => other
+      })
     }
   }
 

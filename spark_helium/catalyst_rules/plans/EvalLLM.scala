@@ -32,12 +32,14 @@ case class RuleNote(rule: String, applied: Boolean, text: String, routine: Boole
  * @param calls the calls
  * @param answers the attribute that holds the answer of each call
  * @param notes what the rules did here and why one declined, for EXPLAIN
+ * @param pace how many rows to ask first, where a limit above wants few; equal nodes may differ in it
  */
 case class EvalLLM(
     calls: Seq[LLMCall],
     answers: Seq[Attribute],
     child: LogicalPlan,
-    notes: Seq[RuleNote] = Nil)
+    notes: Seq[RuleNote] = Nil,
+    pace: Option[Pace] = None)
   extends UnaryNode {
 
   override lazy val output: Seq[Attribute] = child.output ++ answers
@@ -102,7 +104,7 @@ case class EvalLLM(
       printOutputColumns: Boolean,
       indent: Int): Unit =
     super.generateTreeString(depth, lastChildren,
-      CallLines.after(append, depth, lastChildren, indent, CallLines(calls, answers, notes)),
+      CallLines.after(append, depth, lastChildren, indent, CallLines(calls, answers, EvalLLM.shown(notes, pace))),
       verbose, prefix, addSuffix, maxFields, printNodeId, printOutputColumns, indent)
 
   override protected def withNewChildInternal(newChild: LogicalPlan): EvalLLM =
@@ -129,6 +131,10 @@ object EvalLLM {
     }
     (canonical, answers.map(positioned(_)))
   }
+
+  /** The notes that EXPLAIN shows of a node. */
+  def shown(notes: Seq[RuleNote], pace: Option[Pace]): Seq[RuleNote] =
+    notes ++ pace.map(p => RuleNote("PaceForLimit", applied = true, p.toString))
 
   def count(calls: Int): String = if (calls == 1) "1 call" else s"$calls calls"
 

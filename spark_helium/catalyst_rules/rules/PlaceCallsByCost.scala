@@ -54,9 +54,9 @@ object PlaceCallsByCost extends HeliumRule("placeCallsByCost") {
     }
     val limited = StreamingLimit.nodesBelow(lifted)
     lifted.transformUp {
-      case node @ EvalLLM(_, _, OverJoin(join, rebuild), _)
+      case node @ EvalLLM(_, _, OverJoin(join, rebuild), _, _)
           if !node.isStreaming && !limited.contains(node) => lower(node, join, rebuild)
-      case node @ EvalLLM(_, _, g: Generate, _) => lowerGenerate(node, g)
+      case node @ EvalLLM(_, _, g: Generate, _, _) => lowerGenerate(node, g)
     }
   }
 

@@ -29,7 +29,8 @@ object QueryEstimate {
       estimates.of(node).zip(node.calls).map { case (e, call) =>
         // A call that is drawn anew for each row asks once per row, however often its prompt repeats.
         val asked = if (call.deterministic) e.distinct else e.calls
-        val measured = asked.measured && e.calls.measured
+        // Below a limit most rows may never be asked.
+        val measured = asked.measured && e.calls.measured && node.pace.isEmpty
         val known = measured && call.arguments.forall(estimates.plans.knowsLength(_, node))
         (asked.copy(measured = measured), Estimate(asked.value * (e.promptTokens + 1), known))
       }

@@ -28,7 +28,7 @@ class DeduplicateInputsSuite extends PlanSuite {
   test("few inputs over many rows are computed once each") {
     val node = eval(question -> a)(rows(100, 5))
     deduplicate(node) match {
-      case Project(_, Join(_, EvalLLM(Seq(once), _, aggregate: Aggregate, _), LeftOuter,
+      case Project(_, Join(_, EvalLLM(Seq(once), _, aggregate: Aggregate, _, _), LeftOuter,
           Some(EqualNullSafe(_, key)), _)) =>
         equal(once.arguments, aggregate.output)
         equal(aggregate.output, Seq(key))

@@ -45,7 +45,7 @@ class OrderFieldsSuite extends PlanSuite {
     val other = LocalRelation(rows(20).output, Nil)
     val union = Union(Seq(eval(written -> a)(other), eval(written -> a)(rows(2))))
     OrderFields(union) match {
-      case Union(Seq(EvalLLM(Seq(first), _, _, _), EvalLLM(Seq(second), _, _, _)), _, _) =>
+      case Union(Seq(EvalLLM(Seq(first), _, _, _, _), EvalLLM(Seq(second), _, _, _, _)), _, _) =>
         equal(first, turned)
         equal(second, turned)
       case plan => throw new AssertionError(plan.toString)

@@ -82,7 +82,7 @@ class PlaceCallsByCostSuite extends PlanSuite {
       Project(few.output ++ Seq(key, a), join(eval(question -> a)(few), many, LeftOuter)))
     val inner = place(eval(question -> a)(join(few, many)))
     val semis = inner.collect {
-      case EvalLLM(_, _, Join(_, _, LeftSemi, Some(_), _), _) => true
+      case EvalLLM(_, _, Join(_, _, LeftSemi, Some(_), _), _, _) => true
     }
     equal(semis, Seq(true), inner.toString)
   }

@@ -57,7 +57,7 @@ class RewriteAIAggregatesSuite extends PlanSuite {
   test("the node stands above the aggregate, and equal aggregates share what is collected") {
     val plan = ExtractLLMCalls(rewrite(aggregate(aiAgg(body).toAggregateExpression(),
       aiAgg(body, "Count.").toAggregateExpression(), aiAgg(title).toAggregateExpression())))
-    val Project(_, node @ EvalLLM(calls, _, a: Aggregate, _)) = plan: @unchecked
+    val Project(_, node @ EvalLLM(calls, _, a: Aggregate, _, _)) = plan: @unchecked
     equal(calls.size, 3)
     equal(a.aggregateExpressions.count(_.exists(_.isInstanceOf[CollectList])), 2, node.toString)
   }

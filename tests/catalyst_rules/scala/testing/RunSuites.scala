@@ -49,7 +49,11 @@ object RunSuites {
     new ShareLLMSubplansSuite,
     new DeduplicateInputsSuite,
     new PlaceByPrefixSuite,
-    new MaterializeDrawsSuite)
+    new MaterializeDrawsSuite,
+    new PaceForLimitSuite,
+    new LLMFiltersSuite,
+    new TournamentsSuite,
+    new QueryEstimateSuite)
 
   def main(args: Array[String]): Unit = {
     val results = suites.flatMap(_.run())

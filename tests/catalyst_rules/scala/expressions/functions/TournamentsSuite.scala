@@ -38,8 +38,8 @@ class TournamentsSuite extends PlanSuite {
     equal(condition(texts, Literal(""), Literal(1)), "HELIUM_OPTION_TYPE")
     equal(condition(texts, body, Literal(1)), "HELIUM_OPTION_NOT_CONSTANT")
     equal(condition(texts, Literal("a"), Literal(0)), "HELIUM_OPTION_OUT_OF_RANGE")
-    equal(condition(texts, Literal("a"), Literal("1")), "HELIUM_OPTION_OUT_OF_RANGE")
+    equal(condition(texts, Literal("a"), Literal("1")), "HELIUM_OPTION_TYPE")
     equal(condition(texts, Literal("a"), id), "HELIUM_OPTION_NOT_CONSTANT")
-    equal(condition(body, Literal("a"), Literal(1)), "HELIUM_ARGUMENT_TYPE")
+    equal(condition(body, Literal("a"), Literal(1)), "HELIUM_OPTION_TYPE")
   }
 }
