@@ -17,10 +17,11 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from benchmarks.data import Tables, sample_groups, sample_rows, shorten
+from benchmarks.engines import CPU, GPU
 from benchmarks.jobs import Job, Step, When
 from benchmarks.systems.base import Ask, Case, Views
 
-DEFAULT_ROWS = 96
+ROWS = {CPU: 96, GPU: 1024}
 SYSTEMS = ("helium", "udf", "operator-wise", "floor", "daft-http", "ray-http", "lotus")
 
 YES_NO = ["yes", "no"]
