@@ -19,7 +19,7 @@ examples:
   spark-helium bench relational --only limit,case --systems helium,udf --kv small --rounds 5
   spark-helium bench workflows --only trading --systems helium,unmerged,operator-wise,langgraph
   spark-helium bench schedule                        orders of calls in token steps; no engine
-  spark-helium bench relational --scale gpu --model DIR --dummy-weights   one GPU; see benchmarks/gpu/README.md
+  spark-helium bench relational --scale gpu --model DIR --dummy-weights         see benchmarks/gpu/README.md
   spark-helium bench report --out benchmark-results  write the report of what the folder holds again
 
 A run into the folder of another goes on where that ended, unless rows or engine differ.
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--paper-size", action="store_true", help="workflows as large as in the Helium paper, for a GPU"
     )
     parser.add_argument("--scale", choices=[CPU, GPU], default=CPU,
-                        help="sizes of rows, KV space and concurrency; gpu: one GPU and a model of some 8B parameters")  # fmt: skip
+                        help="rows, KV space and concurrency; gpu: one GPU, a model of 8B parameters")  # fmt: skip
     parser.add_argument("--model", default=MODEL, metavar="MODEL", help=f"directory or name; default {MODEL}")
     parser.add_argument("--dummy-weights", action="store_true", help="random weights: the model needs no file of them")
     parser.add_argument(

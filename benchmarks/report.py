@@ -15,8 +15,8 @@ COMPARISONS = ("relational", "workflows", "quality")
 COUNTED = ("calls", "prompt_tokens", "cached_tokens", "output_tokens")
 
 RANDOM_WEIGHTS = (
-    "**The weights are random**: answers are noise of a fixed length, and a choice falls on whatever the noise prefers, "
-    "often the same for all rows. Times, calls and tokens mean something here, answers do not."
+    "**The weights are random**: answers are noise of a fixed length, and a choice falls on whatever the noise prefers,"
+    " often the same for all rows. Times, calls and tokens mean something here, answers do not."
 )
 
 Record = dict[str, Any]

@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     pack = commands.add_parser("pack", help="gather all that the GPU machine needs; needs a network")
     pack.add_argument("directory", type=Path)
-    pack.add_argument("--piece-mib", type=float, default=0.0, metavar="N", help="cut files into pieces of N MiB at most")
+    pack.add_argument("--piece-mib", type=float, default=0.0, metavar="N", help="cut files to N MiB at most")
     pack.add_argument("--python", default="3.12", help="version of the GPU machine's Python; default 3.12")
     pack.add_argument("--installed", type=Path, metavar="FILE", help="`pip freeze` of that machine: leave these out")
     pack.add_argument("--java", type=Path, metavar="DIR", help="JDK to make the Java runtime from")

@@ -11,8 +11,8 @@ generated, because later prompts read them:
   in ``generation_config.json``. All systems read both files, so that none needs an option, and guided decoding, which
   ends an answer with that token once a choice is complete, works. Random weights take it as they take any token, once
   in 151,936 on average; every other answer has ``max_tokens`` tokens.
-* Each further token is written as a word of the built-in vocabulary, which is one token when it is read again; the number
-  before the word, which keeps tokens apart, is removed by the decoder.
+* Each further token is written as a word of the built-in vocabulary, which is one token when it is read again; the
+  number before the word, which keeps tokens apart, is removed by the decoder.
 """
 
 from __future__ import annotations

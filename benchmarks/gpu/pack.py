@@ -20,7 +20,6 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import urllib.parse
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +31,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 REQUIREMENTS, LOCK = HERE / "requirements.in", HERE / "requirements.lock"
 PYTHON = "3.12"  # of the lock
-UV_PLATFORM = "x86_64-manylinux_2_28"
-GLIBC = 28
+GLIBC = 35  # 2.35, that of Ubuntu 22.04; some wheels want more than 2.28
+PLATFORM = f"x86_64-manylinux_2_{GLIBC}"
 # What Spark 4.3 loads; it asks for jdk.incubator.vector by name, which ready-made runtimes leave out.
 MODULES = (
     "java.se", "jdk.unsupported", "jdk.incubator.vector", "jdk.security.auth", "jdk.security.jgss", "jdk.crypto.ec",
@@ -99,7 +98,7 @@ def pack(request: Request, tokenizer: Path | None = None) -> dict[str, object]:
     commit = _git("rev-parse", "--short", "HEAD").strip()
     return pieces.write_manifest(
         target, int(request.piece_mib * (1 << 20)),
-        python=request.python, platform=UV_PLATFORM, beside_installed=request.installed is not None,
+        python=request.python, platform=PLATFORM, beside_installed=request.installed is not None,
         model=request.shape, commit=commit,
     )  # fmt: skip
 
@@ -146,12 +145,14 @@ def _wheels(request: Request, folder: Path) -> None:
     # pip takes exactly the tags that it is told, so all that the platform may have.
     tags = [f"manylinux_2_{minor}_x86_64" for minor in range(GLIBC, 4, -1)]
     tags += ["manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64", "linux_x86_64"]
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(folder)]
-    command += ["--implementation", "cp", "--python-version", request.python]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    command += ["--dest", str(folder), "--implementation", "cp", "--python-version", request.python]
     for tag in tags:
         command += ["--platform", tag]
     sources = [pin for pin in wanted if _normal(pin)[0] in SOURCES_ONLY]
     _call([*command, *(pin for pin in wanted if pin not in sources)])
+    if wrong := [path.name for path in folder.glob("torch-*+cpu*")]:
+        raise PackError(f"pip took the CPU build {wrong[0]}; take the folder that has it out of pip's find-links")
     for pin in sources:
         _call([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), pin])
     _call([sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", str(folder), str(ROOT)])
@@ -169,7 +170,9 @@ def _resolve(target: Path, python: str) -> None:
     from benchmarks.peers.environments import _uv
 
     command = [_uv(), "pip", "compile", str(REQUIREMENTS), "--quiet", "--no-annotate", "--python-version", python]
-    command += ["--python-platform", UV_PLATFORM, "--output-file", str(target)]
+    command += ["--python-platform", PLATFORM, "--output-file", str(target), "--only-binary", ":all:"]
+    for name in SOURCES_ONLY:
+        command += ["--no-binary", name]
     _call(command, UV_CUSTOM_COMPILE_COMMAND="python -m benchmarks.gpu lock")
 
 
@@ -190,7 +193,7 @@ def _java(target: Path, home: Path | None) -> None:
         found = Path(os.environ["JAVA_HOME"], "bin", "java")
     jlink = found.resolve().with_name("jlink")
     if not jlink.is_file():
-        raise PackError(f"there is no {jlink}: give a JDK 17 or newer with --java DIR, or leave Java out with --no-java")
+        raise PackError(f"there is no {jlink}: give a JDK 17 or newer with --java DIR, or say --no-java")
     with tempfile.TemporaryDirectory() as name:
         made = Path(name, "java")
         command = [str(jlink), "--add-modules", ",".join(MODULES), "--strip-java-debug-attributes"]
@@ -198,7 +201,7 @@ def _java(target: Path, home: Path | None) -> None:
         shown = subprocess.run([str(made / "bin/java"), "-version"], capture_output=True, text=True, check=True).stderr
         version = re.search(r'version "(\d+)', shown)
         if version is None or int(version[1]) < 17:
-            raise PackError(f"{jlink} makes a Java that is too old for Spark 4, which needs 17: {shown.splitlines()[0]}")
+            raise PackError(f"{jlink} makes a Java that is too old; Spark 4 needs 17: {shown.splitlines()[0]}")
         with tarfile.open(target, "w:gz", dereference=True) as archive:
             archive.add(made, ".")
 

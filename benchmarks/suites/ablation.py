@@ -163,7 +163,8 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _session(spark: Any, frames: dict[str, pd.DataFrame], tag: str, settings: dict[str, str]) -> dict[str, Any]:
-    views = {name: spark.createDataFrame(frame).repartition(spark.sparkContext.defaultParallelism).cache() for name, frame in frames.items()}
+    partitions = spark.sparkContext.defaultParallelism
+    views = {name: spark.createDataFrame(frame).repartition(partitions).cache() for name, frame in frames.items()}
     for view in views.values():
         view.count()
     said = {}
