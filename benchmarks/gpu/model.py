@@ -46,6 +46,7 @@ QWEN3_8B: dict[str, Any] = {
     "tie_word_embeddings": False,
     "dtype": "bfloat16",
     "use_cache": True,
+    "transformers_version": "4.51.0",
 }
 # The same architecture as small as it goes, to try the steps on a CPU.
 TINY: dict[str, Any] = QWEN3_8B | {
