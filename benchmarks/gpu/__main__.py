@@ -53,9 +53,9 @@ def _run(options: argparse.Namespace, more: Sequence[str]) -> int:
         return run(options.pack.absolute(), work, options.suite, options.out, options.minutes, more)
     if options.command == "model":
         from benchmarks.gpu import model
-        from benchmarks.gpu.pack import _built_in_tokenizer
+        from benchmarks.gpu.pack import built_in_tokenizer
 
-        print(model.write(options.directory, _built_in_tokenizer(), options.shape))
+        print(model.write(options.directory, built_in_tokenizer(), options.shape))
         return 0
     from benchmarks.gpu import pack
 

@@ -85,7 +85,7 @@ def pack(request: Request, tokenizer: Path | None = None) -> dict[str, object]:
     (target / "benchmarks" / "__init__.py").touch()
     for name in STARTERS:
         shutil.copy(HERE / name, starters / name)
-    model.write(target / "model", tokenizer or _built_in_tokenizer(), request.shape)
+    model.write(target / "model", tokenizer or built_in_tokenizer(), request.shape)
     _checkout(target / "checkout.tar.gz")
     if request.data is not None:
         (target / "tables").mkdir()
@@ -138,9 +138,10 @@ def _wheels(request: Request, folder: Path) -> None:
         with tempfile.TemporaryDirectory() as name:
             resolved = Path(name, "requirements.lock")
             there = pins(request.installed.read_text()) if request.installed else []
-            # uv keeps the versions of a lock that is there, where they fit.
+            # uv keeps the versions of a lock that is there, where they fit. Torch decides the version of vLLM, and not
+            # the other way round: it is most of what need not be carried.
             resolved.write_text("".join(f"{_public(line)}\n" for line in there))
-            _resolve(resolved, request.python)
+            _resolve(resolved, request.python, [_public(line) for line in there if _normal(line)[0] == "torch"])
             wanted = left_out(pins(resolved.read_text()), there)
     # pip takes exactly the tags that it is told, so all that the platform may have.
     tags = [f"manylinux_2_{minor}_x86_64" for minor in range(GLIBC, 4, -1)]
@@ -166,14 +167,17 @@ def _public(pin: str) -> str:
     return pin.partition("+")[0]
 
 
-def _resolve(target: Path, python: str) -> None:
-    from benchmarks.peers.environments import _uv
+def _resolve(target: Path, python: str, constraints: Iterable[str] = ()) -> None:
+    from benchmarks.peers.environments import uv_program
 
-    command = [_uv(), "pip", "compile", str(REQUIREMENTS), "--quiet", "--no-annotate", "--python-version", python]
+    command = [uv_program(), "pip", "compile", str(REQUIREMENTS), "--quiet", "--no-annotate", "--python-version", python]
     command += ["--python-platform", PLATFORM, "--output-file", str(target), "--only-binary", ":all:"]
     for name in SOURCES_ONLY:
         command += ["--no-binary", name]
-    _call(command, UV_CUSTOM_COMPILE_COMMAND="python -m benchmarks.gpu lock")
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
+        file.writelines(f"{line}\n" for line in constraints)
+        file.flush()
+        _call([*command, "--constraint", file.name], UV_CUSTOM_COMPILE_COMMAND="python -m benchmarks.gpu lock")
 
 
 def _checkout(target: Path) -> None:
@@ -206,7 +210,7 @@ def _java(target: Path, home: Path | None) -> None:
             archive.add(made, ".")
 
 
-def _built_in_tokenizer() -> Path:
+def built_in_tokenizer() -> Path:
     from spark_helium.conf import Settings
     from spark_helium.gpu_executor import models
 

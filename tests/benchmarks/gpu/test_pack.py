@@ -119,4 +119,7 @@ def test_left_out():
 def test_the_lock_has_what_the_package_needs():
     names = {pin.partition("==")[0] for pin in pack.pins(pack.LOCK.read_text())}
     assert {"vllm", "torch", "pyspark", "google-re2", "openai", "uv", "xgrammar", "nvidia-cublas"} <= names
+    # An older cuda-python overwrites modules of cuda-bindings.
+    [cuda] = [pin for pin in pack.pins(pack.LOCK.read_text()) if pin.startswith("cuda-python==")]
+    assert int(cuda.partition("==")[2].partition(".")[0]) >= 13
     assert not any("+cpu" in pin for pin in pack.pins(pack.LOCK.read_text()))
