@@ -170,7 +170,16 @@ def _public(pin: str) -> str:
 def _resolve(target: Path, python: str, constraints: Iterable[str] = ()) -> None:
     from benchmarks.peers.environments import uv_program
 
-    command = [uv_program(), "pip", "compile", str(REQUIREMENTS), "--quiet", "--no-annotate", "--python-version", python]
+    command = [
+        uv_program(),
+        "pip",
+        "compile",
+        str(REQUIREMENTS),
+        "--quiet",
+        "--no-annotate",
+        "--python-version",
+        python,
+    ]
     command += ["--python-platform", PLATFORM, "--output-file", str(target), "--only-binary", ":all:"]
     for name in SOURCES_ONLY:
         command += ["--no-binary", name]
