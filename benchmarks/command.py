@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import compare, report
-from benchmarks.engines import KV_BYTES, SIMULATOR, VLLM, EngineSettings
+from benchmarks.engines import CPU, GPU, KV_BYTES, MODEL, SIMULATOR, VLLM, EngineSettings
 from benchmarks.suites import SUITES
 from spark_helium.errors import ConfigurationError
 
@@ -19,6 +19,7 @@ examples:
   spark-helium bench relational --only limit,case --systems helium,udf --kv small --rounds 5
   spark-helium bench workflows --only trading --systems helium,unmerged,operator-wise,langgraph
   spark-helium bench schedule                        orders of calls in token steps; no engine
+  spark-helium bench relational --scale gpu --model DIR --dummy-weights         see benchmarks/gpu/README.md
   spark-helium bench report --out benchmark-results  write the report of what the folder holds again
 
 A run into the folder of another goes on where that ended, unless rows or engine differ.
@@ -47,16 +48,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--paper-size", action="store_true", help="workflows as large as in the Helium paper, for a GPU"
     )
+    parser.add_argument("--scale", choices=[CPU, GPU], default=CPU,
+                        help="rows, KV space and concurrency; gpu: one GPU, a model of 8B parameters")  # fmt: skip
+    parser.add_argument("--model", default=MODEL, metavar="MODEL", help=f"directory or name; default {MODEL}")
+    parser.add_argument("--dummy-weights", action="store_true", help="random weights: the model needs no file of them")
     parser.add_argument(
         "--minutes", type=float, default=0.0, help="begin nothing more after so long; default: no limit"
     )
     options = parser.parse_args(arguments)
     if options.rounds < 1 or (options.rows is not None and options.rows < 1):
         raise ConfigurationError("--rows and --rounds must be at least 1")
+    if options.suite == "quality" and options.dummy_weights:
+        raise ConfigurationError("quality compares answers with the truth, and those of --dummy-weights are noise")
     if unknown := set(_listed(options.systems)) - set(compare.SYSTEMS):
         raise ConfigurationError(f"--systems: {sorted(unknown)[0]!r} is none of {', '.join(compare.SYSTEMS)}")
     if options.suite != "report":
-        for name in SUITES if options.suite == "all" else [options.suite]:
+        all_of_them = [name for name in SUITES if name != "quality" or not options.dummy_weights]
+        for name in all_of_them if options.suite == "all" else [options.suite]:
             print(f"== {name} ==", file=sys.stderr)
             SUITES[name](options)
     print(report.write(options.out))
@@ -65,6 +73,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _listed(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def engine_settings(options: argparse.Namespace, kv: str, max_model_len: int) -> EngineSettings:
+    """The engine that the options of the command ask for."""
+    model = str(Path(options.model).resolve()) if Path(options.model).is_dir() else options.model
+    return EngineSettings(options.engine, kv, max_model_len, model, options.scale, options.dummy_weights)
 
 
 def run_comparison(
@@ -86,7 +100,7 @@ def run_comparison(
                 make=make,
                 rows=options.rows or rows,
                 rounds=options.rounds,
-                engine=EngineSettings(options.engine, space, max_model_len),
+                engine=engine_settings(options, space, max_model_len),
                 systems=_listed(options.systems) or tuple(systems),
                 only=_listed(options.only),
                 out=options.out,

@@ -86,8 +86,8 @@ SYSTEMS: dict[str, Callable[[_Engines], System | str]] = {
     "unmerged": lambda e: Helium(e.tables, "spark_helium, duplicates not merged", merged=False),
     "udf": lambda e: PandasUdf(e.tables, e.server, e.settings.model, 32),
     "udf1": lambda e: PandasUdf(e.tables, e.server, e.settings.model, 1),
-    "operator-wise": lambda e: OperatorWise(e.server, e.settings.model),
-    "query-wise": lambda e: QueryWise(e.server, e.settings.model),
+    "operator-wise": lambda e: OperatorWise(e.server, e.settings.model, e.settings.sequences),
+    "query-wise": lambda e: QueryWise(e.server, e.settings.model, e.settings.sequences),
     "floor": _offline(Floor),
     **{peer: (lambda e, peer=peer: Peer(e.server, e.settings, peer)) for peer in PEERS},  # type: ignore[misc]
 }
@@ -104,7 +104,7 @@ def run(plan: Plan) -> None:
         if "floor" in plan.systems and plan.engine.kind != SIMULATOR:
             offline = stack.enter_context(OfflineVllm(plan.engine.vllm_arguments()))
         spark = stack.enter_context(spark_session(plan.engine))
-        engines = _Engines(SparkTables(spark), server, plan.engine, offline)
+        engines = _Engines(SparkTables(spark, plan.engine.partitions), server, plan.engine, offline)
         made = {name: SYSTEMS[name](engines) for name in plan.systems}
         systems = {system.name: system for system in made.values() if isinstance(system, System)}
         skipped = {name: reason for name, reason in made.items() if isinstance(reason, str)}
@@ -213,6 +213,9 @@ def environment() -> dict[str, Any]:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         processor = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     found: dict[str, Any] = {"versions": versions, "cores": os.cpu_count(), "processor": processor}
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        command = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+        found["gpu"] = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
         command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
         found["commit"] = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

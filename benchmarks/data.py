@@ -53,10 +53,12 @@ class Tables:
 def sample_groups(table: pd.DataFrame, key: str, rows: int, each: int, seed: int) -> pd.DataFrame:
     """About ``rows`` rows in which the values of ``key`` repeat as in the whole table, shuffled.
 
-    Rows taken at random would hardly share a value; so whole groups are taken, with at most ``each`` rows.
+    Rows taken at random would hardly share a value; so whole groups are taken, with at most ``each`` rows, or more
+    where the table has too few groups for that.
     """
     generator = np.random.default_rng(seed)
     groups = [group for _, group in table.groupby(key, sort=True)]
+    each = max(each, -(-rows // len(groups)))
     generator.shuffle(groups)  # type: ignore[arg-type]
     taken: list[pd.DataFrame] = []
     for group in groups:

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.gpu.model import kv_bytes_per_token
 from benchmarks.measure import Counts
 from benchmarks.simulator_server import SimulatorServer
 from spark_helium.conf import Settings
@@ -28,6 +29,10 @@ VLLM, SIMULATOR = "vllm", "simulator"
 # KV space of the CPU engine. SmolLM2-135M in float32 takes 46,080 bytes a token.
 KV_BYTES = {"small": 184 << 20, "ample": 1 << 30}
 SIMULATED_TOKENS = {"small": 4_096, "ample": 23_296}
+CPU, GPU = "cpu", "gpu"
+# KV space on a GPU, in tokens: with Qwen3-8B in bfloat16, 147,456 bytes a token, 2.4 and 14.5 GB. Two engines with
+# ample space and 16.4 GB of weights each fit 80 GB, three with small; three with ample want 141 GB.
+GPU_KV_TOKENS = {"small": 16_384, "ample": 98_304}
 START_SECONDS = 600
 
 
@@ -39,30 +44,66 @@ class EngineSettings:
     ----------
     kind: ``vllm`` or ``simulator``.
     kv: ``small``, room for about 4,000 tokens, so that a prefix may be evicted before its next row comes; or ``ample``,
-        about 23,000.
+        about 23,000. On a GPU 16,384 and 98,304.
+    model: a built-in name, a directory, or a name on the hub.
+    scale: ``cpu`` or ``gpu``: what the engine can hold and run side by side.
+    dummy_weights: random ones, so that the model needs no file of weights.
     """
 
     kind: str = SIMULATOR
     kv: str = "ample"
     max_model_len: int = 2048
     model: str = MODEL
+    scale: str = CPU
+    dummy_weights: bool = False
+
+    @property
+    def sequences(self) -> int:
+        """Most that the engine runs at once; as many requests a client keeps open."""
+        return 256 if self.scale == GPU else 64
+
+    @property
+    def partitions(self) -> int:
+        """Tasks of Spark; with 32 threads each the pandas UDF has as many requests open as others on a GPU."""
+        return 8 if self.scale == GPU else 2
 
     def options(self) -> dict[str, str]:
         """spark_helium's settings, by full key."""
         if self.kind == SIMULATOR:
+            tokens = GPU_KV_TOKENS if self.scale == GPU else SIMULATED_TOKENS
             return {
                 "spark.helium.engine": SIMULATOR,
                 "spark.helium.simulator.blockSize": "32",
-                "spark.helium.simulator.kvBlocks": str(SIMULATED_TOKENS[self.kv] // 32),
-                "spark.helium.simulator.maxNumSeqs": "64",
+                "spark.helium.simulator.kvBlocks": str(tokens[self.kv] // 32),
+                "spark.helium.simulator.maxNumSeqs": str(self.sequences),
                 "spark.helium.simulator.maxModelLen": str(self.max_model_len),
             }
-        return {
+        extra: dict[str, Any] = {"load_format": "dummy"} if self.dummy_weights else {}
+        options = {
             "spark.helium.engine": VLLM,
             "spark.helium.model": self.model,
-            "spark.helium.vllm.kvCacheSpace": str(KV_BYTES[self.kv]),
             "spark.helium.vllm.maxModelLen": str(self.max_model_len),
         }
+        if self.scale == GPU:
+            # The KV space is the same whatever the GPU has; the fraction is only what must be free at the start.
+            extra["kv_cache_memory_bytes"] = GPU_KV_TOKENS[self.kv] * self._kv_bytes_per_token()
+            options |= {
+                "spark.helium.vllm.dtype": "bfloat16",
+                "spark.helium.vllm.maxNumSeqs": str(self.sequences),
+                "spark.helium.vllm.gpuMemoryUtilization": "0.2",
+            }
+        else:
+            options["spark.helium.vllm.kvCacheSpace"] = str(KV_BYTES[self.kv])
+        if extra:
+            options["spark.helium.vllm.extraArgs"] = json.dumps(extra)
+        return options
+
+    def _kv_bytes_per_token(self) -> int:
+        from transformers import AutoConfig
+
+        # To find a built-in model no setting of the engine is needed but that a directory may lack weights.
+        where = models.resolve(self.model, Settings({"spark.helium.vllm.extraArgs": '{"load_format": "dummy"}'}))
+        return kv_bytes_per_token(AutoConfig.from_pretrained(where))
 
     def vllm_arguments(self) -> dict[str, Any]:
         """Arguments of vLLM that say what spark_helium's own engine is told."""

@@ -14,6 +14,11 @@ from benchmarks.systems.helium import OURS
 COMPARISONS = ("relational", "workflows", "quality")
 COUNTED = ("calls", "prompt_tokens", "cached_tokens", "output_tokens")
 
+RANDOM_WEIGHTS = (
+    "**The weights are random**: answers are noise of a fixed length, and a choice falls on whatever the noise prefers,"
+    " often the same for all rows. Times, calls and tokens mean something here, answers do not."
+)
+
 Record = dict[str, Any]
 
 
@@ -45,7 +50,8 @@ def _about(out: Path) -> list[str]:
         said = json.loads(text)
         versions = ", ".join(f"{name} {version}" for name, version in said["versions"].items())
         lines.append(
-            f"- {said['cores']} cores, {said['processor']}; {versions}; commit {said.get('commit', 'unknown')}"
+            f"- {said['cores']} cores, {said['processor']}; {'GPU: ' + said['gpu'] + '; ' if said.get('gpu') else ''}"
+            f"{versions}; commit {said.get('commit', 'unknown')}"
         )
     return ["Measured on:\n\n" + "\n".join(lines)] if lines else ["There are no results here yet."]
 
@@ -55,6 +61,8 @@ def _comparison(out: Path, suite: str, kv: str, records: Sequence[Record]) -> li
     parts = [f"## {suite}, {kv} KV space, {engine}"]
     if engine == "simulator":
         parts.append("The simulator costs nothing, so that times say nothing here; calls, tokens and answers do.")
+    if records[0]["engine"].get("dummy_weights"):
+        parts.append(RANDOM_WEIGHTS)
     seconds: dict[str, dict[str, Spread]] = {}
     faster: dict[str, dict[str, list[float]]] = {}
     for record in records:

@@ -111,9 +111,9 @@ def build(name: str) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     python = folder / "bin" / "python"
     try:
-        _run([_uv(), "venv", "--quiet", "--python", sys.executable, str(folder)])
+        _run([uv_program(), "venv", "--quiet", "--python", sys.executable, str(folder)])
         # The lock is the whole environment; what it leaves out on purpose must not come in again.
-        command = [_uv(), "pip", "install", "--quiet", "--python", str(python), "--no-deps", *torch_arguments()]
+        command = [uv_program(), "pip", "install", "--quiet", "--python", str(python), "--no-deps", *torch_arguments()]
         _run([*command, "--requirements", str(lock)])
         for module in peer.imports:
             _run([str(python), "-c", f"import {module}"])
@@ -144,7 +144,7 @@ def lock(name: str) -> None:
         The requirements contradict each other, or uv is not there.
     """
     source = _HERE / _peer(name).environment / "requirements.in"
-    command = [_uv(), "pip", "compile", str(source), "--quiet", "--no-annotate", "--override", str(_OVERRIDES)]
+    command = [uv_program(), "pip", "compile", str(source), "--quiet", "--no-annotate", "--override", str(_OVERRIDES)]
     command += ["--python-version", "3.11", "--python-platform", "x86_64-manylinux_2_28", *torch_arguments()]
     _run([*command, "--output-file", str(_lock(name))], UV_CUSTOM_COMPILE_COMMAND="make bench-peers-lock")
 
@@ -183,7 +183,7 @@ def _fingerprint(name: str) -> str:
     return hashlib.sha256(f"{python}\n{_lock(name).read_text()}".encode()).hexdigest()
 
 
-def _uv() -> str:
+def uv_program() -> str:
     beside = Path(sys.executable).parent / "uv"  # the Makefile installs it into .venv
     found = str(beside) if beside.is_file() else shutil.which("uv")
     if not found:

@@ -6,13 +6,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
+from benchmarks.engines import GPU
+
 
 def _relational(options: argparse.Namespace) -> None:
     from benchmarks.command import run_comparison
     from benchmarks.suites import relational
 
     run_comparison(
-        options, "relational", relational.cases, rows=relational.DEFAULT_ROWS, systems=relational.SYSTEMS,
+        options, "relational", relational.cases, rows=relational.ROWS[options.scale], systems=relational.SYSTEMS,
         kv=("small", "ample"), max_model_len=1024,
     )  # fmt: skip
 
@@ -21,9 +23,10 @@ def _workflows(options: argparse.Namespace) -> None:
     from benchmarks.command import run_comparison
     from benchmarks.suites import workflows
 
+    paper_size = options.paper_size or options.scale == GPU
     run_comparison(
-        options, "workflows", workflows.cases(options.paper_size), rows=0, systems=workflows.SYSTEMS, kv=("ample",),
-        max_model_len=32_768 if options.paper_size else 2048,
+        options, "workflows", workflows.cases(paper_size), rows=0, systems=workflows.SYSTEMS, kv=("ample",),
+        max_model_len=32_768 if paper_size else 2048,
     )  # fmt: skip
 
 

@@ -24,13 +24,13 @@ from pyspark.sql import functions as F
 import spark_helium
 from benchmarks.compare import environment
 from benchmarks.data import Tables, sample_groups, shorten
-from benchmarks.engines import EngineSettings
+from benchmarks.engines import CPU, GPU
 from benchmarks.measure import in_turn
 from benchmarks.systems.helium import changed
-from benchmarks.systems.spark import PARTITIONS, spark_session
+from benchmarks.systems.spark import spark_session
 from spark_helium.functions import llm
 
-DEFAULT_ROWS = 24
+ROWS = {CPU: 24, GPU: 256}
 EVERYTHING = "everything on"
 OFF = {
     "merge": ("optimizer.mergeEqualCalls", "optimizer.shareLLMSubplans", "optimizer.deduplicateInputs"),
@@ -131,8 +131,10 @@ def session(system: str) -> dict[str, Callable[[Views], DataFrame]]:
 
 def run(options: argparse.Namespace) -> None:
     """Run the suite; writes ``OUT/ablation/ablation.json``."""
-    engine = EngineSettings(options.engine, options.kv if options.kv in ("small", "ample") else "small", 1024)
-    rows = options.rows or DEFAULT_ROWS
+    from benchmarks.command import engine_settings
+
+    engine = engine_settings(options, options.kv if options.kv in ("small", "ample") else "small", 1024)
+    rows = options.rows or ROWS[options.scale]
     tables = Tables(options.data)
     wanted = [name.strip() for name in options.only.split(",") if name.strip()]
     variants = [EVERYTHING, *(name for name in OFF if name in wanted or not wanted)]
@@ -161,7 +163,8 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _session(spark: Any, frames: dict[str, pd.DataFrame], tag: str, settings: dict[str, str]) -> dict[str, Any]:
-    views = {name: spark.createDataFrame(frame).repartition(PARTITIONS).cache() for name, frame in frames.items()}
+    partitions = spark.sparkContext.defaultParallelism
+    views = {name: spark.createDataFrame(frame).repartition(partitions).cache() for name, frame in frames.items()}
     for view in views.values():
         view.count()
     said = {}

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from functools import partial
 
 from benchmarks.data import Tables
+from benchmarks.engines import CPU, GPU
 from benchmarks.queries import clothing, films, passages, posts, products
 from benchmarks.systems.base import Case
 
 # So many that their common beginnings do not all fit the small KV space.
-DEFAULT_ROWS = 256
+ROWS = {CPU: 256, GPU: 1024}
 SYSTEMS = ("helium", "udf", "operator-wise", "floor", "daft-http", "ray-http", "lotus")
 
 CASES: dict[str, Callable[[Tables, int, int], Case]] = {

@@ -1,6 +1,6 @@
 """Loops over rows and calls that people write around a chat client: query-wise and operator-wise.
 
-Both ask the server through ``AsyncOpenAI`` with 64 requests open at most, as many as the engine runs at once.
+Both ask the server through ``AsyncOpenAI`` with as many requests open at most as the engine runs at once.
 
 * *query-wise*: one row after the other; the steps of a row that can run together do.
 * *operator-wise*: one step after the other, each for all rows at once.
@@ -20,17 +20,16 @@ from benchmarks.jobs import Job, Step
 from benchmarks.measure import Outcome
 from benchmarks.systems.base import Case, System, shown
 
-CONCURRENCY = 64
-
 Values = dict[str, str | None]
 
 
 class Loop(System):
     """What both have in common: a client, and answers by row."""
 
-    def __init__(self, server: Server, model: str) -> None:
+    def __init__(self, server: Server, model: str, concurrency: int = 64) -> None:
         self._server = server
         self._model = model
+        self._concurrency = concurrency
 
     def run(self, case: Case) -> Outcome:
         self._server.forget()
@@ -46,7 +45,7 @@ class Loop(System):
     async def _work(self, case: Case) -> list[Values]:
         from openai import AsyncOpenAI
 
-        gate = asyncio.Semaphore(CONCURRENCY)
+        gate = asyncio.Semaphore(self._concurrency)
         rows: list[Values] = [dict(row) for row in case.rows.to_dict("records")]
         async with AsyncOpenAI(base_url=self._server.base_url, api_key="none", timeout=3600, max_retries=0) as client:
 

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.engines import SIMULATOR, EngineSettings, Server
+from benchmarks.engines import GPU, SIMULATOR, EngineSettings, Server
 from benchmarks.measure import Counts, Outcome
 from benchmarks.peers import environments
 from benchmarks.systems.base import Case, System, shown
-from benchmarks.systems.loops import CONCURRENCY
 from spark_helium.gpu_executor.engines.vllm_engine import CPU_MALLOC
 
 TITLES = {
@@ -41,6 +40,10 @@ class Peer(System):
     def why_not(self, case: Case) -> str | None:
         if self._in_process and self._settings.kind == SIMULATOR:
             return "it runs its own vLLM, and the engine is the simulator"
+        if self._in_process and self._settings.scale == GPU:
+            return "it runs its own vLLM, and its environment has the CPU build"
+        if self._in_process and self._settings.dummy_weights:
+            return "it runs its own vLLM, which would look for weights"
         return environments.why_not(self._peer)
 
     def run(self, case: Case) -> Outcome:
@@ -52,7 +55,7 @@ class Peer(System):
                 case.rows,
                 server=self._server.base_url,
                 model=self._settings.model,
-                concurrency=CONCURRENCY,
+                concurrency=self._settings.sequences,
                 engine=self._settings.of_peer() if self._in_process else None,
             )
             self._server.forget()

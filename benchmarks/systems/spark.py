@@ -1,4 +1,5 @@
-"""One Spark session on two cores that spark_helium and the pandas UDFs share, and its tables."""
+"""One Spark session that spark_helium and the pandas UDFs share, on two cores or, on a GPU machine, eight; and its
+tables."""
 
 from __future__ import annotations
 
@@ -18,10 +19,11 @@ PARTITIONS = 2
 
 
 class SparkTables:
-    """Tables of the case at hand, cached, in two partitions, their rows in the given order."""
+    """Tables of the case at hand, cached, in a few partitions, their rows in the given order."""
 
-    def __init__(self, spark: SparkSession) -> None:
+    def __init__(self, spark: SparkSession, partitions: int = PARTITIONS) -> None:
         self.spark = spark
+        self._partitions = partitions
         self._case: Case | None = None
         self._views: dict[str, DataFrame] = {}
 
@@ -32,7 +34,7 @@ class SparkTables:
             self._views = {}
             for name, frame in case.frames.items():
                 rows = self.spark.createDataFrame(frame)
-                self._views[name] = rows.repartition(PARTITIONS).cache()
+                self._views[name] = rows.repartition(self._partitions).cache()
                 self._views[name].count()
             self._case = case
         return self._views
@@ -50,7 +52,7 @@ def spark_session(engine: EngineSettings, **more: str) -> Iterator[SparkSession]
         options = {
             "spark.ui.enabled": "false",
             "spark.ui.showConsoleProgress": "false",
-            "spark.sql.shuffle.partitions": str(PARTITIONS),
+            "spark.sql.shuffle.partitions": str(engine.partitions),
             "spark.sql.warehouse.dir": f"{directory}/warehouse",
             "spark.helium.cache.enabled": "false",
             "spark.helium.cache.disk.enabled": "false",
@@ -58,7 +60,7 @@ def spark_session(engine: EngineSettings, **more: str) -> Iterator[SparkSession]
             **engine.options(),
             **more,
         }
-        builder = SparkSession.builder.master(f"local[{PARTITIONS}]")
+        builder = SparkSession.builder.master(f"local[{engine.partitions}]")
         for key, value in options.items():
             builder = builder.config(key, value)
         spark = spark_helium.configure(builder).getOrCreate()
