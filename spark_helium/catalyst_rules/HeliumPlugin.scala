@@ -11,6 +11,7 @@ import org.apache.spark.internal.Logging
 import org.apache.spark.scheduler.{SparkListener, SparkListenerExecutorRemoved}
 import org.apache.spark.sql.helium.execution.PythonCommand
 import org.apache.spark.sql.helium.nodes.{DaemonGauges, ExecutorGpus, HealthBoard, NodeHealth, SupervisorProcess}
+import org.apache.spark.util.Utils
 
 /**
  * Spark's plugin: `spark.plugins=org.apache.spark.sql.helium.HeliumPlugin`. Optional; without it the first task
@@ -87,6 +88,7 @@ private class HeliumExecutorPlugin extends ExecutorPlugin with Logging {
       val interval = HeliumConf.long(conf, "spark.helium.plugin.healthInterval")
       val orders = HeliumPlugin.orders(HeliumConf.snapshot(conf), gpus,
         if (local) 0 else HeliumPlugin.taskGpus(plugin.conf, conf), interval)
+      val host = Utils.localHostName() // PluginContext.hostname fails where no port is open, as in an executor
       val process = new SupervisorProcess(
         fromDriver(HeliumPlugin.python),
         fromDriver.getOrElse(HeliumPlugin.includes, "").split(",").toSeq.filter(_.nonEmpty),
@@ -94,7 +96,7 @@ private class HeliumExecutorPlugin extends ExecutorPlugin with Logging {
         interval,
         line => {
           val health = NodeHealth.parse(line).copy(
-            executor = plugin.executorID, host = plugin.hostname, at = System.currentTimeMillis())
+            executor = plugin.executorID, host = host, at = System.currentTimeMillis())
           gauges.update(health)
           plugin.send(health.toJson)
         })

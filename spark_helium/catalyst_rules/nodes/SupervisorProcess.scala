@@ -26,6 +26,7 @@ private[helium] class SupervisorProcess(
 
   private val closed = new CountDownLatch(1)
   @volatile private var process: Option[Process] = None
+  private var failedBefore = false // the thread's
 
   /** Returns at once. */
   def start(): Unit = {
@@ -95,8 +96,11 @@ private[helium] class SupervisorProcess(
 
   private def deliver(line: String): Unit =
     try hear(line) catch {
-      // The driver may be gone, or busy: the next line says it anew.
-      case NonFatal(e) => logDebug(s"the health of the node's daemon was not delivered: $e")
+      // The driver may be busy, or gone: the next line says it anew.
+      case NonFatal(e) if closed.getCount > 0 && !failedBefore =>
+        failedBefore = true
+        logWarning(s"spark-helium could not report the health of the node's daemon, and will not say so again: $e", e)
+      case NonFatal(_) =>
     }
 }
 
