@@ -245,14 +245,15 @@ def test_a_killed_daemon_is_noticed_and_back(nodes: tuple[dict[str, Any], str, P
 def test_health_is_in_the_metrics_of_spark(nodes: tuple[dict[str, Any], str, Path]) -> None:
     _, _, home = nodes
 
-    def last(gauge: str) -> list[int]:
-        files = (home / "metrics").glob(f"*.plugin.org.apache.spark.sql.helium.HeliumPlugin.{gauge}.csv")
+    def most(gauge: str) -> list[int]:
+        # The greatest value of each executor, those of the two that were there all the time.
+        files = (home / "metrics").glob(f"*.[01].plugin.org.apache.spark.sql.helium.HeliumPlugin.{gauge}.csv")
         return [max(int(line.split(",")[1]) for line in file.read_text().splitlines()[1:]) for file in files]
 
-    assert last("up")[:2] == [1, 1]
-    assert last("enginesReady")[:2] == [1, 1]
-    assert sum(last("rowsAnswered")) >= 40
-    assert all(tokens > 0 for tokens in last("kvTokensMax"))
+    assert most("up") == [1, 1]
+    assert most("enginesReady") == [1, 1]
+    assert sum(most("rowsAnswered")) >= 40
+    assert min(most("kvTokensMax")) > 0
 
 
 def test_the_end_of_an_executor_ends_its_child_and_its_daemon(nodes: tuple[dict[str, Any], str, Path]) -> None:
@@ -314,7 +315,6 @@ def test_with_dynamic_allocation_calls_run_where_gpus_are_and_other_stages_elsew
             "spark.dynamicAllocation.enabled": "true",
             "spark.dynamicAllocation.shuffleTracking.enabled": "true",
             "spark.dynamicAllocation.maxExecutors": "2",
-            "spark.dynamicAllocation.schedulerBacklogTimeout": "100ms",
         }
         saw, _ = run_program(home, "dynamic", "local-cluster[2,2,2048]", settings)
         rows = saw["rows"]

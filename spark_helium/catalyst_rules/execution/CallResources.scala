@@ -1,6 +1,6 @@
 package org.apache.spark.sql.helium.execution
 
-import org.apache.spark.SparkContext
+import org.apache.spark.{SparkConf, SparkContext}
 import org.apache.spark.rdd.RDD
 import org.apache.spark.resource._
 import org.apache.spark.sql.helium.{HeliumConf, HeliumErrors}
@@ -23,23 +23,23 @@ private[helium] object CallResources {
   private[helium] def profile(context: SparkContext, conf: SQLConf): Option[ResourceProfile] =
     Option.when(HeliumConf.double(conf, key) > 0 && !context.isLocal)(synchronized {
       val manager = context.resourceProfileManager
-      val wanted = request(context, conf)
+      val wanted = request(context.conf, conf)
       manager.getEquivalentProfile(wanted).getOrElse {
         manager.addResourceProfile(wanted)
         wanted
       }
     })
 
-  private def request(context: SparkContext, conf: SQLConf): ResourceProfile = {
+  private[helium] def request(spark: SparkConf, conf: SQLConf): ResourceProfile = {
     val gpus = HeliumConf.double(conf, key)
     def refuse(reason: String) =
       throw HeliumErrors.settingInvalid(key, HeliumConf.text(conf, key), reason, HeliumConf.doc(key))
     if (gpus > 1 && !gpus.isWhole) refuse("more than one GPU must be a whole number of them.")
     val task = new TaskResourceRequests().resource("gpu", gpus)
-    if (Utils.isDynamicAllocationEnabled(context.conf)) {
-      new ResourceProfile(executor(context, conf).requests, task.requests)
+    if (Utils.isDynamicAllocationEnabled(spark)) {
+      new ResourceProfile(executor(spark, conf).requests, task.requests)
     } else {
-      if (context.conf.getInt("spark.executor.resource.gpu.amount", 0) == 0) {
+      if (spark.getInt("spark.executor.resource.gpu.amount", 0) == 0) {
         refuse("the executors of this application have no GPUs. Set spark.executor.resource.gpu.amount, or " +
           "spark.dynamicAllocation.enabled, so that stages with calls get executors of their own.")
       }
@@ -47,9 +47,9 @@ private[helium] object CallResources {
     }
   }
 
-  private def executor(context: SparkContext, conf: SQLConf): ExecutorResourceRequests = {
+  private def executor(spark: SparkConf, conf: SQLConf): ExecutorResourceRequests = {
     def ofGpu(name: String, own: String): String = HeliumConf.text(conf, s"spark.helium.resources.$own") match {
-      case "" => context.conf.get(s"spark.executor.resource.gpu.$name", "")
+      case "" => spark.get(s"spark.executor.resource.gpu.$name", "")
       case given => given
     }
     val requests = new ExecutorResourceRequests().resource("gpu",
