@@ -138,6 +138,15 @@ object HeliumConf {
    */
   def ofSession: SQLConf = SparkSession.getActiveSession.fold(SQLConf.get)(_.sessionState.conf)
 
+  /** The settings that an application was started with. */
+  def of(conf: SparkConf): SQLConf = {
+    val out = new SQLConf
+    conf.getAllWithPrefix("spark.helium.").foreach { case (key, value) => out.setConfString("spark.helium." + key, value) }
+    out
+  }
+
+  def doc(key: String): String = entries(key).doc
+
   def text(conf: SQLConf, key: String): String =
     conf.getConfString(key, entries(key).defaultValueString)
 
@@ -149,6 +158,9 @@ object HeliumConf {
 
   def long(conf: SQLConf, key: String): Long =
     entries(key).valueConverter(text(conf, key)).asInstanceOf[Long]
+
+  def double(conf: SQLConf, key: String): Double =
+    entries(key).valueConverter(text(conf, key)).asInstanceOf[Double]
 
   private def entry(blank: ConfigBuilder, s: Setting): ConfigEntry[_] = {
     val builder = blank.doc(s.doc).version(s.since)

@@ -19,6 +19,7 @@ from spark_helium.gpu_executor.last_words import last_words, read_from, size_of
 from spark_helium.gpu_executor.lifecycle import DaemonFiles, answers, ensure_daemon, find_owner, is_alive
 from spark_helium.gpu_executor.messages import (
     Accepted,
+    Attend,
     Counters,
     EndOfRows,
     Fatal,
@@ -67,9 +68,18 @@ def clear_cache(files: DaemonFiles) -> bool:
     return True
 
 
-def _act(files: DaemonFiles, action: str, timeout: float) -> bytes:
+def attend(files: DaemonFiles, message: Attend, timeout: float = 5.0) -> bool:
+    """Tell the daemon that an executor is there; False when it does not answer, or is about to exit."""
+    try:
+        _act(files, "attend", timeout, message.encode())
+    except flight.FlightError:
+        return False
+    return True
+
+
+def _act(files: DaemonFiles, action: str, timeout: float, body: bytes = b"") -> bytes:
     with flight.connect(files.location) as client:
-        results = client.do_action(flight.Action(action, b""), flight.FlightCallOptions(timeout=timeout))
+        results = client.do_action(flight.Action(action, body), flight.FlightCallOptions(timeout=timeout))
         return b"".join(result.body.to_pybytes() for result in results)
 
 

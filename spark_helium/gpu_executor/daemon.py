@@ -38,7 +38,7 @@ from spark_helium.gpu_executor.engine_memory import EngineMemory
 from spark_helium.gpu_executor.engine_pool import Create
 from spark_helium.gpu_executor.last_words import last_words, read_from, size_of
 from spark_helium.gpu_executor.lifecycle import AliveLock, DaemonFiles, cache_directory, owner_lives, package_version
-from spark_helium.gpu_executor.messages import Accepted, EndOfRows, Fatal, Owner, Report, Status, StreamHeader
+from spark_helium.gpu_executor.messages import Accepted, Attend, EndOfRows, Fatal, Owner, Report, Status, StreamHeader
 from spark_helium.gpu_executor.stream import Answers, Stream
 
 log = logging.getLogger(__name__)
@@ -85,6 +85,7 @@ class Daemon:
     files: where the socket and the log are.
     by_hand: whether a person started it, who then also ends it.
     stays: whether it stays when idle, whatever ``executor.idleTimeout`` says.
+    owner: on whose behalf it was started; others follow with their streams, or say so (:meth:`attend`).
     create: makes a model's engine of a kind; given by tests only.
     """
 
@@ -95,6 +96,7 @@ class Daemon:
         *,
         by_hand: bool = False,
         stays: bool = False,
+        owner: Owner | None = None,
         create: Create | None = None,
     ) -> None:
         self._settings = settings
@@ -102,7 +104,7 @@ class Daemon:
         self._by_hand = by_hand
         self._started = self._active = time.monotonic()
         self._idle_timeout = math.inf if stays else settings["executor.idleTimeout"] / 1000
-        self._owners: set[Owner] = set()
+        self._owners: set[Owner] = set() if owner is None else {owner}
         self._streams = 0
         self._closing = False
         self._lock = threading.Lock()  # guards the five above
@@ -150,6 +152,18 @@ class Daemon:
         with self._lock:
             self._streams -= 1
             self._active = time.monotonic()
+
+    def attend(self, message: Attend) -> bool:
+        """Take note of an executor, and start the engines that it wants; False when the daemon is about to exit."""
+        with self._lock:
+            if self._closing:
+                return False
+            if message.owner is not None:
+                self._owners.add(message.owner)
+            self._active = time.monotonic()
+        for model in message.models:
+            self.dispatcher.warm_up(model)
+        return True
 
     def status(self) -> Status:
         """What ``spark-helium status`` shows."""
@@ -266,13 +280,17 @@ class Server(flight.FlightServerBase):
                 writing.join()
 
     def do_action(self, context: flight.ServerCallContext, action: flight.Action) -> Iterator[bytes]:
-        """``status`` (also the ping), ``clear-cache`` and ``stop``."""
+        """``status`` (also the ping), ``attend``, ``clear-cache`` and ``stop``."""
         match action.type:
             case "status":
                 try:
                     yield self._daemon.status().encode()
                 except queue.Empty:
                     raise flight.FlightUnavailableError("the dispatcher does not answer") from None
+            case "attend":
+                if not self._daemon.attend(Attend.decode(action.body.to_pybytes())):
+                    raise flight.FlightUnavailableError("the daemon is about to exit")
+                yield b""
             case "clear-cache":
                 if not self._daemon.dispatcher.clear_cache():
                     raise flight.FlightUnavailableError("the prompt cache could not be cleared in time")
@@ -281,11 +299,16 @@ class Server(flight.FlightServerBase):
                 self._daemon.request_stop()
                 yield b""
             case other:
-                raise flight.FlightServerError(f"unknown action {other!r}; known: status, clear-cache, stop")
+                raise flight.FlightServerError(f"unknown action {other!r}; known: status, attend, clear-cache, stop")
 
     def list_actions(self, context: flight.ServerCallContext) -> list[tuple[str, str]]:
         """What ``do_action`` knows."""
-        return [("status", "state of the daemon"), ("clear-cache", "forget all answers"), ("stop", "end the daemon")]
+        return [
+            ("status", "state of the daemon"),
+            ("attend", "an executor is there"),
+            ("clear-cache", "forget all answers"),
+            ("stop", "end the daemon"),
+        ]
 
 
 def _drain(reader: flight.MetadataRecordBatchReader) -> None:
@@ -317,6 +340,7 @@ def serve(
     by_hand: bool = False,
     stays: bool = False,
     models: Sequence[str] = (),
+    owner: Owner | None = None,
     on_ready: Callable[[], None] = lambda: None,
     create: Create | None = None,
 ) -> None:
@@ -330,7 +354,7 @@ def serve(
     alive = AliveLock(files)
     if not alive.acquire():
         raise DaemonStartError(f"another daemon of this configuration is alive; its socket is {files.socket}")
-    daemon = Daemon(settings, files, by_hand=by_hand, stays=stays, create=create)
+    daemon = Daemon(settings, files, by_hand=by_hand, stays=stays, owner=owner, create=create)
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         daemon.request_stop()
@@ -387,13 +411,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--by-hand", action="store_true")
     parser.add_argument("--stays", action="store_true")
     parser.add_argument("--model", action="append", default=[])
+    parser.add_argument("--owner", nargs=2, metavar=("PID", "CREATED"))
     options = parser.parse_args(arguments)
     configure_logging()
     files = DaemonFiles(options.directory, options.identity)
     settings = Settings(json.loads(files.settings.read_text()))
+    owner = None if options.owner is None else Owner(int(options.owner[0]), float(options.owner[1]))
     guard_children()
     try:
-        serve(settings, files, by_hand=options.by_hand, stays=options.stays, models=options.model)
+        serve(settings, files, by_hand=options.by_hand, stays=options.stays, models=options.model, owner=owner)
     except HeliumError as e:
         log.critical("%s", e)
         sys.exit(1)

@@ -362,6 +362,8 @@ class EnginePool:
                         pins_released=pins.released,
                         pin_reason=pins.reason,
                         memory=slot.need.bytes,
+                        calls_waiting=len(running.queue),
+                        kv_tokens=running.load.tokens,
                     )
                 )
         out.extend(

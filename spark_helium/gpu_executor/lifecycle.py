@@ -29,7 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -41,7 +41,7 @@ from spark_helium.gpu_executor.messages import PROTOCOL_VERSION, Owner
 
 # Settings that make two daemons different. Others travel with each stream.
 IDENTITY_SETTINGS = (
-    "engine", "executor.memory", "modelDirectory", "cache.memory", "cache.directory", "kv.pin.budget",
+    "engine", "executor.memory", "executor.gpus", "modelDirectory", "cache.memory", "cache.directory", "kv.pin.budget",
 )  # fmt: skip
 IDENTITY_PREFIXES = ("vllm.", "openai.", "simulator.", "models.", "cache.disk.")
 
@@ -80,6 +80,19 @@ def identity(settings: Settings) -> str:
     python = _python_identity(daemon_python(settings))
     text = json.dumps([PROTOCOL_VERSION, package_version(), python, relevant], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def on_gpus(settings: Settings, addresses: Sequence[str]) -> Settings:
+    """The settings of the daemon for a task, or an executor, that Spark gave these GPUs; none: Spark gave none.
+
+    The GPUs are part of what a daemon is: two executors of a node that have a GPU each have a daemon each. What the
+    user chose (``executor.gpus``) stays, and endpoints alone need no GPU.
+    """
+    engines = {settings["engine"], *(model.engine for model in settings.models.values())}
+    if not addresses or settings["executor.gpus"] or engines == {"openai"}:
+        return settings
+    ordered = sorted(set(addresses), key=lambda a: (int(a), a) if a.isdecimal() else (1 << 30, a))
+    return Settings({**settings.to_text(), full_key("executor.gpus"): ",".join(ordered)})
 
 
 def tells_apart(name: str) -> bool:
@@ -397,11 +410,16 @@ def prune(directory: Path) -> None:
 
 
 def ensure_daemon(
-    settings: Settings, *, by_hand: bool = False, stays: bool = False, models: tuple[str, ...] = ()
+    settings: Settings,
+    *,
+    by_hand: bool = False,
+    stays: bool = False,
+    models: tuple[str, ...] = (),
+    owner: Owner | None = None,
 ) -> DaemonFiles:
     """The files of a daemon that serves; starts one if there is none. Of many callers at once, one starts it.
 
-    ``by_hand``, ``stays``: see :class:`~spark_helium.gpu_executor.daemon.Daemon`.
+    ``by_hand``, ``stays``, ``owner``: see :class:`~spark_helium.gpu_executor.daemon.Daemon`.
 
     Raises
     ------
@@ -418,7 +436,7 @@ def ensure_daemon(
     with starting(files, timeout):
         while not ping(files):
             if not is_alive(files):
-                _spawn(settings, files, deadline, by_hand, stays, models)
+                _spawn(settings, files, deadline, by_hand, stays, models, owner)
                 return files
             # It is on its way up, or on its way out.
             if time.monotonic() > deadline:
@@ -432,12 +450,23 @@ def ensure_daemon(
     return files
 
 
+def reap() -> None:
+    """Let go of the daemons that this process started and that have ended."""
+    _children[:] = [child for child in _children if child.poll() is None]
+
+
 def _spawn(
-    settings: Settings, files: DaemonFiles, deadline: float, by_hand: bool, stays: bool, models: tuple[str, ...]
+    settings: Settings,
+    files: DaemonFiles,
+    deadline: float,
+    by_hand: bool,
+    stays: bool,
+    models: tuple[str, ...],
+    owner: Owner | None,
 ) -> None:
     from spark_helium.gpu_executor.client import ping
 
-    _children[:] = [child for child in _children if child.poll() is None]
+    reap()
     prune(files.directory)
     write_settings(settings, files)
     python = daemon_python(settings)
@@ -446,6 +475,7 @@ def _spawn(
     command += ["--by-hand"] if by_hand else []
     command += ["--stays"] if stays else []
     command += [argument for model in models for argument in ("--model", model)]
+    command += [] if owner is None else ["--owner", str(owner.pid), str(owner.created)]
     if size_of(files.log) > LOG_LIMIT:
         files.log.replace(files.log.with_suffix(".log.1"))
     offset = size_of(files.log)
@@ -457,7 +487,7 @@ def _spawn(
                 stdout=log,
                 stderr=log,
                 cwd="/",
-                env=_environment(bool(settings["executor.python"]), os.environ),
+                env=_environment(settings, os.environ),
                 start_new_session=True,
             )
         except OSError as e:
@@ -501,12 +531,16 @@ def write_settings(settings: Settings, files: DaemonFiles) -> None:
     temporary.replace(files.settings)
 
 
-def _environment(other_python: bool, given: Mapping[str, str]) -> dict[str, str]:
+def _environment(settings: Settings, given: Mapping[str, str]) -> dict[str, str]:
     environment = dict(given)
+    if settings["executor.gpus"]:
+        environment["CUDA_VISIBLE_DEVICES"] = settings["executor.gpus"]
+        # Discovery scripts ask nvidia-smi, which numbers by the bus; CUDA by itself puts the fastest first.
+        environment.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     if "PYTHON_WORKER_FACTORY_SECRET" in given or "PYTHON_WORKER_FACTORY_SOCK_DIR" in given:
         for name in _WORKER_VARIABLES:
             environment.pop(name, None)
-    if other_python:
+    if settings["executor.python"]:
         # Spark's path belongs to Spark's Python; the daemon's Python has its own packages.
         environment.pop("PYTHONPATH", None)
         environment.pop("PYTHONHOME", None)

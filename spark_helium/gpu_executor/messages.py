@@ -138,6 +138,25 @@ class Accepted(WireMessage):
     pid: int
 
 
+@dataclass(frozen=True, slots=True)
+class Attend(WireMessage):
+    """An executor says that it is there, before any of its tasks comes: the daemon's action ``attend``.
+
+    Attributes
+    ----------
+    owner: the executor's JVM, for which the daemon runs from now on; None when there is none.
+    models: models whose engines are to start now.
+    """
+
+    owner: Owner | None = None
+    models: tuple[str, ...] = ()
+
+    @classmethod
+    def _from_body(cls, body: dict[str, Any]) -> Self:
+        owner = body.pop("owner", None)
+        return cls(None if owner is None else Owner(**owner), tuple(body.pop("models")), **body)
+
+
 @dataclass(slots=True)
 class Counters:
     """What calls cost. On the wire: what was counted since the last report of the stream.
@@ -214,7 +233,8 @@ class EngineStatus:
     """One engine of the daemon; ``state`` is starting, ready, failed, or "waits for memory", ``kind`` an
     :class:`~spark_helium.gpu_executor.engines.base.EngineKind`.
 
-    ``memory`` is what it is expected to need on a CPU, in bytes. What begins with ``pin`` is
+    ``memory`` is what it is expected to need on a CPU, in bytes. ``calls_waiting`` are ready and not in the engine,
+    ``kv_tokens`` what those in it are expected to need of its KV blocks. What begins with ``pin`` is
     :class:`~spark_helium.gpu_executor.engines.base.PinStatus`, and the tokens that the pinned blocks hold.
     """
 
@@ -234,6 +254,8 @@ class EngineStatus:
     pin_reason: str = ""
     kind: str = "generate"
     memory: int = 0
+    calls_waiting: int = 0
+    kv_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

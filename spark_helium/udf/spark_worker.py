@@ -106,6 +106,22 @@ def _is_file(value: Any) -> bool:
         return False
 
 
+GPUS_VARIABLE = "SPARK_HELIUM_EXECUTOR_GPUS"  # set by EvalLLMExec where the plugin knows the executor's GPUs
+
+
+def gpu_addresses() -> tuple[str, ...]:
+    """The GPUs that Spark gave the task, or else its executor; none where Spark gives none, or nobody told."""
+    try:
+        from pyspark import TaskContext
+    except ImportError:
+        return ()
+    context = TaskContext.get()
+    given = None if context is None else context.resources().get("gpu")
+    if given is not None and given.addresses:
+        return tuple(given.addresses)
+    return tuple(address for address in os.environ.get(GPUS_VARIABLE, "").split(",") if address)
+
+
 def query_id() -> str:
     """What tells this task's query from others; empty outside of a Spark task.
 

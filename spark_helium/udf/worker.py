@@ -29,10 +29,11 @@ from spark_helium.errors import HeliumError
 from spark_helium.gpu_executor.arrays import lenient_value
 from spark_helium.gpu_executor.call_template import CallTemplate, shorten
 from spark_helium.gpu_executor.client import AnswerBatch, RowStream
+from spark_helium.gpu_executor.lifecycle import on_gpus
 from spark_helium.gpu_executor.messages import Counters, Fatal
 from spark_helium.udf.outputs import Failure, Outputs
 from spark_helium.udf.row_order import RowOrder
-from spark_helium.udf.spark_worker import SparkWorker, query_id
+from spark_helium.udf.spark_worker import SparkWorker, gpu_addresses, query_id
 
 Columns: TypeAlias = "pa.Array | tuple[pa.Array, ...]"
 
@@ -151,8 +152,9 @@ class TaskRun:
             task = self._task
             execution = query_id()
             query = f"{task.application}/{execution}" if execution else ""
-            header = RowStream.header(task.graph.to_json(), task.settings, task.application, query)
-            self._stream = RowStream.open(task.settings, header, self._unsent.schema)
+            settings = on_gpus(task.settings, gpu_addresses())
+            header = RowStream.header(task.graph.to_json(), settings, task.application, query)
+            self._stream = RowStream.open(settings, header, self._unsent.schema)
         part, rest = self._unsent.slice(0, room), self._unsent.slice(room)
         self._unsent = rest if rest.num_rows else None
         self._inputs.append((self._sent, part))

@@ -1,6 +1,6 @@
 package org.apache.spark.sql.helium.execution
 
-import java.util.{ArrayList => JArrayList}
+import java.util.{ArrayList => JArrayList, Map => JMap}
 
 import org.json4s.{JInt, JObject, JString}
 
@@ -16,6 +16,7 @@ import org.apache.spark.sql.execution.metric.{SQLMetric, SQLMetrics}
 import org.apache.spark.sql.execution.python._
 import org.apache.spark.sql.helium.{HeliumConf, HeliumErrors}
 import org.apache.spark.sql.helium.expressions.LLMCall
+import org.apache.spark.sql.helium.nodes.ExecutorGpus
 import org.apache.spark.sql.helium.plans.{CallGraph, CallLines, EvalLLM, Pace, RuleNote}
 import org.apache.spark.sql.helium.statistics.QueryEstimate
 import org.apache.spark.sql.types.{StringType, StructField, StructType}
@@ -113,9 +114,10 @@ case class EvalLLMExec(
     // A graph without columns still needs one, so that the worker knows the number of rows.
     val inputs = if (graph.inputs.isEmpty) Seq(Literal.TrueLiteral) else graph.inputs
     val returnType = EvalLLMExec.returnType(calls)
+    val command = PythonCommand(sparkContext, conf, payload(graph, returnType))
     val udf = PythonUDF(
       name = "llm",
-      func = PythonCommand(sparkContext, conf, payload(graph, returnType)),
+      func = command,
       dataType = returnType,
       children = inputs,
       evalType = PythonEvalType.SQL_SCALAR_ARROW_ITER_UDF,
@@ -135,18 +137,20 @@ case class EvalLLMExec(
       None)
     val factory = new EvalLLMEvaluatorFactory(
       python,
+      command.envVars,
       child.output :+ struct,
       calls.indices.map(i => GetStructField(struct, i)),
       UsageCounters.names.map(metrics.get),
       longMetric("numOutputRows"),
       UsageCounters.of(conf, sparkContext))
-    if (conf.usePartitionEvaluator) {
+    val rows = if (conf.usePartitionEvaluator) {
       child.execute().mapPartitionsWithEvaluator(factory)
     } else {
       child.execute().mapPartitionsWithIndexInternal { (index, rows) =>
         factory.createEvaluator().eval(index, rows)
       }
     }
+    CallResources.ask(rows, conf)
   }
 
   /** The worker sees no row of a batch that is not full, and what is asked first must reach it. */
@@ -188,9 +192,13 @@ object EvalLLMExec {
   }
 }
 
-/** Wraps Spark's evaluator: counts usage, ends the query on a failure, unpacks the answers. */
+/**
+ * Wraps Spark's evaluator: tells the worker its executor's GPUs (`environment` is the worker's), counts usage,
+ * ends the query on a failure, unpacks the answers.
+ */
 private class EvalLLMEvaluatorFactory(
     python: ArrowEvalPythonEvaluatorFactory,
+    environment: JMap[String, String],
     pythonOutput: Seq[Attribute],
     answers: Seq[Expression],
     usageMetrics: Seq[Option[SQLMetric]],
@@ -209,6 +217,7 @@ private class EvalLLMEvaluatorFactory(
       override def eval(index: Int, inputs: Iterator[InternalRow]*): Iterator[InternalRow] = {
         val unpack = UnsafeProjection.create(pythonOutput.init ++ answers, pythonOutput)
         unpack.initialize(index)
+        ExecutorGpus.tell(environment)
         python.createEvaluator().eval(index, inputs: _*).map { row =>
           val struct = row.getStruct(structIndex, structSize)
           if (!struct.isNullAt(usageIndex)) count(struct)

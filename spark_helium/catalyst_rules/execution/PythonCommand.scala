@@ -16,19 +16,19 @@ import org.apache.spark.sql.internal.SQLConf
  * The function that Spark's Python workers run for an `EvalLLM` node: `load(json)` of
  * `spark_helium.udf.entry`, written down as a pickle that only names it.
  */
-private[execution] object PythonCommand {
+private[helium] object PythonCommand {
 
   private val versions = new ConcurrentHashMap[String, String]
 
   def apply(context: SparkContext, conf: SQLConf, json: String): SimplePythonFunction = {
-    val executable = pythonOf(context, conf)
+    val python = executable(context, conf)
     val configured = HeliumConf.text(conf, "spark.helium.worker.python")
     new SimplePythonFunction(
       command = pickle(json),
       envVars = new java.util.HashMap[String, String](),
       pythonIncludes = includes(context).asJava,
-      pythonExec = executable,
-      pythonVer = version(executable, configured),
+      pythonExec = python,
+      pythonVer = version(python, configured),
       broadcastVars = Seq.empty.asJava,
       accumulator = null)
   }
@@ -37,7 +37,7 @@ private[execution] object PythonCommand {
    * Where the session runs on one machine, also in several processes, the Python that configured it;
    * else PySpark's rules.
    */
-  private def pythonOf(context: SparkContext, conf: SQLConf): String = {
+  def executable(context: SparkContext, conf: SQLConf): String = {
     val configured = HeliumConf.text(conf, "spark.helium.worker.python")
     val local = context.isLocal || context.master.startsWith("local-cluster")
     if (local && configured.nonEmpty) configured
@@ -48,7 +48,7 @@ private[execution] object PythonCommand {
   }
 
   /** Archives of `--py-files`, which workers find beside the application's files. */
-  private def includes(context: SparkContext): Seq[String] =
+  def includes(context: SparkContext): Seq[String] =
     context.conf.get("spark.submit.pyFiles", "").split(",").toSeq
       .map(path => path.trim.split('/').last)
       .filter(name => Seq(".zip", ".egg", ".jar").exists(name.endsWith))
