@@ -172,6 +172,8 @@ class RowStream:
             max_tokens=settings["budget.maxTokens"],
             cascade_rows=settings["cascade.windowRows"],
             ordered=settings["schedule.enabled"],
+            namespace=settings["namespace"],
+            isolated=settings["isolation"] == "query",
         )
 
     def send(self, batch: pa.RecordBatch) -> None:

@@ -134,6 +134,8 @@ class Daemon:
             budget=Budget(header.max_calls, header.max_tokens),
             cascade_rows=header.cascade_rows,
             ordered=header.ordered,
+            namespace=header.namespace,
+            isolated=header.isolated,
         )
         with self._lock:
             if self._closing:

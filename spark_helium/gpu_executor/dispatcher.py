@@ -380,7 +380,7 @@ class Dispatcher:
             if spending is not None and not spending.admit(token_count(prompt)):
                 continue  # the stream ends when what was made before is answered
             number = next(self._ids)
-            request = EngineRequest(number, prompt, call.sampling, call.constraint, task=call.task)
+            request = EngineRequest(number, prompt, call.sampling, call.constraint, task=call.task, salt=stream.kv_salt)
             waiters: list[Waiter] = [(stream, batch, k, row)]
             flight = Flight(
                 request, prompt, stream.account, operator, slot, running, key, cache, waiters, expected_output,
@@ -401,7 +401,8 @@ class Dispatcher:
             return
         chained = bool(call.dependencies)
         for flight in flights:
-            fresh = chained and 2 * running.prefixes.known(flight.tokens) >= token_count(flight.tokens)
+            known_tokens = running.prefixes.known(flight.tokens, stream.kv_salt) if chained else 0
+            fresh = chained and 2 * known_tokens >= token_count(flight.tokens)
             running.queue.add(flight, fresh=fresh, ordered=stream.ordered)
 
     def _answer_at_once(
@@ -440,7 +441,7 @@ class Dispatcher:
                 return slot.model in models and kind_for(call.task) is slot.kind
 
             engines.add(running)
-            running.schedule.begin(stream.state, stream.graph, here)
+            running.schedule.begin(stream.state, stream.graph, here, stream.kv_salt)
             running.schedule.expect(stream.state, stream.unfinished)
 
     def _may_begin_more(self, stream: Stream) -> bool:
@@ -480,7 +481,7 @@ class Dispatcher:
     def _enter(self, flight: Flight) -> float:
         """Count a call as one in its engine; returns the tokens that are computed for it."""
         running, tokens = flight.running, flight.tokens
-        computed = token_count(tokens) - running.prefixes.enter(tokens) + flight.expected_output
+        computed = token_count(tokens) - running.prefixes.enter(tokens, flight.request.salt) + flight.expected_output
         flight.kv_tokens = int(computed)
         running.load.enter(flight.kv_tokens)
         return computed
@@ -498,9 +499,8 @@ class Dispatcher:
         of_calls, which = self._streams[stream], (call.index, call.task, call.sampling)
         keys = of_calls.get(which)
         if keys is None:
-            scope = "" if stream.cache else stream.query
             kind = COMPLETION if call.task is CallTask.GENERATE else call.task.value
-            keys = of_calls[which] = CallKeys(running.fingerprint, call.sampling, call.constraint, scope, kind)
+            keys = of_calls[which] = CallKeys(running.fingerprint, call.sampling, call.constraint, stream.scope, kind)
         return keys
 
     def _collect(self) -> None:

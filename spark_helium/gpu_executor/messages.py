@@ -25,7 +25,7 @@ from typing import Any, Self
 
 from spark_helium.errors import ProtocolError
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 
 _BY_NAME: dict[str, type[WireMessage]] = {}
 
@@ -102,6 +102,8 @@ class StreamHeader(WireMessage):
     max_calls, max_tokens: the query's budget on this node; 0: none.
     cascade_rows: rows in a row for which a cascade learns its thresholds together; 0: all of the stream.
     ordered: whether calls that wait go in the order of the schedule, or in that of their arrival.
+    namespace: the tenant; nothing that was computed for one serves another.
+    isolated: whether nothing that was computed for other queries of the namespace serves this one either.
     """
 
     graph: str
@@ -119,6 +121,8 @@ class StreamHeader(WireMessage):
     max_tokens: int = 0
     cascade_rows: int = 0
     ordered: bool = True
+    namespace: str = ""
+    isolated: bool = False
 
     @classmethod
     def _from_body(cls, body: dict[str, Any]) -> Self:

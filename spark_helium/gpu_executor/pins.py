@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
 from spark_helium.call_graph import Call
-from spark_helium.gpu_executor.engines.base import TOKEN_BYTES, Engine, Tokens, token_count
+from spark_helium.gpu_executor.engines.base import TOKEN_BYTES, Engine, Prefix, token_count
 from spark_helium.gpu_executor.engines.prefix_cache import block_keys
 from spark_helium.gpu_executor.static_prefix import StaticPrefixes
 from spark_helium.gpu_executor.stream import Stream
@@ -31,7 +31,7 @@ _MOST_QUERIES = 256  # queries that it tells from new ones
 class _Known:
     """A prefix of whole blocks: ``calls`` are expected as of the query with number ``at``."""
 
-    tokens: Tokens
+    prefix: Prefix
     calls: float
     at: int
 
@@ -51,7 +51,7 @@ class PinPolicy:
         self._block_bytes = block_size * TOKEN_BYTES
         self._queries: OrderedDict[str, None] = OrderedDict()  # the latest last
         self._clock = 0
-        self._known: dict[Tokens, _Known] = {}
+        self._known: dict[Prefix, _Known] = {}
 
     def begin(self, query: str) -> None:
         """A query makes calls. If it is a new one, every prefix loses value until it is used again."""
@@ -63,63 +63,65 @@ class PinPolicy:
         if len(self._queries) > _MOST_QUERIES:
             self._queries.popitem(last=False)
 
-    def called(self, prefix: Tokens, calls: int) -> float:
+    def called(self, prefix: Prefix, calls: int) -> float:
         """Calls begin with ``prefix``; how many more are expected to.
 
         The prefix is kept in mind as its whole blocks; a prefix without one is forgotten at once.
         """
-        tokens = prefix[: len(prefix) // self._block_bytes * self._block_bytes]
+        tokens = prefix.tokens[: len(prefix.tokens) // self._block_bytes * self._block_bytes]
         if not tokens:
             return 0.0
-        known = self._known.get(tokens)
+        prefix = Prefix(tokens, prefix.salt)
+        known = self._known.get(prefix)
         if known is None:
             if len(self._known) >= MOST_KNOWN:
-                del self._known[min(self._known.values(), key=self._rank).tokens]
-            known = self._known[tokens] = _Known(tokens, 0.0, self._clock)
+                del self._known[min(self._known.values(), key=self._rank).prefix]
+            known = self._known[prefix] = _Known(prefix, 0.0, self._clock)
         known.calls = self._expected(known) + calls
         known.at = self._clock
         return known.calls
 
-    def plan(self) -> list[Tokens]:
+    def plan(self) -> list[Prefix]:
         """The prefixes to pin, the most valuable first, as many as the budget holds.
 
         A prefix is cut where the budget ends, at whole blocks: its head saves tokens, too. Blocks that two prefixes
         share are counted once. A prefix that saw one call saves nothing and is not pinned; one that saw more stays,
         however far it has faded, until others need its place.
         """
-        chosen: dict[Tokens, None] = {}
+        chosen: dict[Prefix, None] = {}
         blocks: set[int] = set()
         for known in sorted(self._known.values(), key=self._rank, reverse=True):
             if known.calls <= 1:
                 continue
             fitting = 0
-            for key in block_keys(known.tokens, self._block_size):
+            tokens, salt = known.prefix
+            for key in block_keys(tokens, self._block_size, salt):
                 if key not in blocks and len(blocks) == self.budget:
                     break
                 blocks.add(key)
                 fitting += 1
             if fitting:
-                chosen.setdefault(known.tokens[: fitting * self._block_bytes])
+                chosen.setdefault(Prefix(tokens[: fitting * self._block_bytes], salt))
         return list(chosen)
 
-    def value(self, prefix: Tokens) -> float:
+    def value(self, prefix: Prefix) -> float:
         """Tokens saved times calls expected, for a prefix of whole blocks."""
         known = self._known.get(prefix)
-        return 0.0 if known is None else token_count(prefix) * self._expected(known)
+        return 0.0 if known is None else token_count(prefix.tokens) * self._expected(known)
 
     def _expected(self, known: _Known) -> float:
         return known.calls * FADING ** (self._clock - known.at)
 
-    def _rank(self, known: _Known) -> tuple[float, int, Tokens]:
+    def _rank(self, known: _Known) -> tuple[float, int, Prefix]:
         # Equal values: the later used, then anything that does not change from run to run.
-        return token_count(known.tokens) * self._expected(known), known.at, known.tokens
+        return token_count(known.prefix.tokens) * self._expected(known), known.at, known.prefix
 
 
 @dataclass(slots=True)
 class _Use:
     """A stream's call. ``planned``: whether the pins were looked at anew on its account."""
 
-    prefix: Tokens
+    prefix: Prefix
     planned: bool = False
 
 
@@ -138,7 +140,7 @@ class PinKeeper:
         self._engine = engine
         self._prefixes = prefixes
         self._policy = PinPolicy(engine.info.block_size, engine.pins.budget)
-        self._pinned: list[Tokens] = []  # what the engine was told last
+        self._pinned: list[Prefix] = []  # what the engine was told last
         self._uses: WeakKeyDictionary[Stream, _StreamUses] = WeakKeyDictionary()
         self._names = itertools.count()
 
@@ -156,16 +158,19 @@ class PinKeeper:
         template = (call.index, call.messages)
         use = uses.by_call.get(template)
         if use is None:
-            prefix = self._prefixes.of(call).tokens
-            use = uses.by_call[template] = _Use(prefix if token_count(prefix) >= stream.pin_min_tokens else b"")
-        if not use.prefix:
+            tokens = self._prefixes.of(call).tokens
+            worth_it = token_count(tokens) >= stream.pin_min_tokens
+            use = uses.by_call[template] = _Use(Prefix(tokens if worth_it else b"", stream.kv_salt))
+        if not use.prefix.tokens:
             return
         self._policy.begin(uses.query)
         expected = self._policy.called(use.prefix, max(calls, stream.expected_calls))
         if expected > 1 and not use.planned:
             use.planned = True
             plan = self._policy.plan()
-            stream.pinned_tokens += max((token_count(p) for p in plan if use.prefix.startswith(p)), default=0)
+            own = (tokens for tokens, salt in plan if salt == use.prefix.salt)
+            covered = (token_count(tokens) for tokens in own if use.prefix.tokens.startswith(tokens))
+            stream.pinned_tokens += max(covered, default=0)
             if plan != self._pinned:
                 self._pinned = plan
                 self._engine.pin(plan)

@@ -52,15 +52,18 @@ class Schedule:
         """The order that holds now."""
         return self._ranking.order
 
-    def begin(self, query: Hashable, graph: CallGraph, here: Callable[[Call], bool] = lambda _: True) -> None:
+    def begin(
+        self, query: Hashable, graph: CallGraph, here: Callable[[Call], bool] = lambda _: True, salt: str = ""
+    ) -> None:
         """A stream of a query's call graph begins. The graph's operators are rendered when it is the first.
 
-        ``here`` says whether a call is one of this engine's; what others compute costs this one nothing.
+        ``here`` says whether a call is one of this engine's; what others compute costs this one nothing. Prompts of
+        another ``salt`` share nothing with the graph's.
         """
         known = self._queries.get(query)
         if known is None:
             beginnings = [self._prefixes.of(call) if here(call) else None for call in graph.calls]
-            self._tree.add(query, operators_of(graph, query, beginnings), FIRST_ROWS)
+            self._tree.add(query, operators_of(graph, query, beginnings, salt=salt), FIRST_ROWS)
             known = self._queries[query] = _Query(len(graph.calls) > 1)
             self._orderable += known.has_order
             self._is_new |= known.has_order

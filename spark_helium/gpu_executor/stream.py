@@ -14,6 +14,7 @@ from spark_helium.gpu_executor.call_template import CallTemplate, Cells, Column,
 from spark_helium.gpu_executor.cascade_stage import Asks, CascadeStage, Place, ProxyCalls
 from spark_helium.gpu_executor.filter_order import FIRST_WINDOW, LARGEST_WINDOW, CallOrder
 from spark_helium.gpu_executor.graph_state import GraphState
+from spark_helium.gpu_executor.isolation import answer_scope, kv_salt
 from spark_helium.gpu_executor.messages import Counters, Fatal
 from spark_helium.gpu_executor.unrolled import UnrolledCalls
 
@@ -127,10 +128,14 @@ class Stream:
         budget: Budget | None = None,
         cascade_rows: int = 0,
         ordered: bool = True,
+        namespace: str = "",
+        isolated: bool = False,
     ) -> None:
         self.graph = graph = replace(graph, calls=tuple(map(_with_room_for_choices, graph.calls)))
-        self.cache = cache
+        self.cache = cache = cache and not isolated  # whether answers are shared with other queries
         self.query = query
+        self.scope = answer_scope(namespace, "" if cache else query)
+        self.kv_salt = kv_salt(namespace, query, isolated=isolated)
         self.start_timeout = start_timeout
         self.account = query or f"stream {id(self)}"  # who is charged for the calls
         self.pin_min_tokens = pin_min_tokens

@@ -36,19 +36,26 @@ class Expectations:
 
 
 def operators_of(
-    graph: CallGraph, query: Hashable, beginnings: Sequence[Beginning | None], expected: Expectations | None = None
+    graph: CallGraph,
+    query: Hashable,
+    beginnings: Sequence[Beginning | None],
+    expected: Expectations | None = None,
+    salt: str = "",
 ) -> list[Operator]:
     """The operators of a query's call graph, in the graph's sequence; ``beginnings``: one per call.
+
+    Prompts share KV with those of the same ``salt`` only.
 
     A call without a beginning runs elsewhere. It is an operator without prompt and answer, so that others wait for
     nothing.
     """
-    reader = _Reader(graph, query, expected or Expectations())
+    reader = _Reader(graph, query, expected or Expectations(), salt)
     return [reader.operator(call, beginning) for call, beginning in zip(graph.calls, beginnings, strict=True)]
 
 
 class _Reader:
-    def __init__(self, graph: CallGraph, query: Hashable, expected: Expectations) -> None:
+    def __init__(self, graph: CallGraph, query: Hashable, expected: Expectations, salt: str) -> None:
+        self._salt: list[Symbol] = [Placeholder(("salt", salt), 0.0, per_row=False)] if salt else []
         self._query = query
         self._expected = expected
         self._outputs = [
@@ -59,7 +66,7 @@ class _Reader:
         guarded = self._expected.selectivities.get(call.index, SELECTIVITY) if call.guard is not None else 1.0
         if beginning is None:
             return Operator(Template(()), 0.0, call.dependencies, guarded)
-        symbols: list[Symbol] = [beginning.tokens]
+        symbols: list[Symbol] = [*self._salt, beginning.tokens]
         # Text in front of the first value is in the beginning, but for its last word, unless nothing is known.
         texts = list(self._texts(call, begun=not beginning.tokens))
         left = max(beginning.shortest - len(beginning.tokens) // TOKEN_BYTES, 0)

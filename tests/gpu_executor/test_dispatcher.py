@@ -1089,3 +1089,18 @@ def test_a_chain_may_have_any_length(benches):
     calls = [call(0, InputRef(0))] + [call(k, CallRef(k - 1)) for k in range(1, 1500)]
     inbox = benches().run(CallGraph(tuple(calls), 1), [None])
     assert inbox.texts == {0: [None] * 1500}
+
+
+def test_equal_calls_in_flight_join_within_a_namespace_only(benches):
+    bench = benches(lambda model: ScriptedEngine(model, hold=lambda _: True))
+    inboxes = []
+    for namespace in ("a", "a", "b", ""):
+        stream, inbox = bench.open(namespace=namespace, query=f"q{len(inboxes)}")
+        bench.dispatcher.feed(stream, [["x"]], 1)
+        inboxes.append(inbox)
+    engine = bench.engine()
+    until(lambda: len(engine.submitted) == 3)
+    assert bench.dispatcher.status().calls_in_flight == 3
+    engine.release(engine.submitted[0])
+    assert [inbox.wait(1).texts for inbox in inboxes] == [{0: ["<user:ask x>"]}] * 4
+    assert sorted(inbox.counters.calls_sent for inbox in inboxes) == [0, 1, 1, 1]

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from spark_helium.call_graph import Call, CallGraph, InputRef, Message, Sampling
 from spark_helium.conf import Settings
-from spark_helium.gpu_executor.engines.base import EngineRequest, Tokens, pack_tokens, pin_budget
+from spark_helium.gpu_executor.engines.base import EngineRequest, Prefix, Tokens, pack_tokens, pin_budget
 from spark_helium.gpu_executor.engines.simulator import SimulatorEngine
 from spark_helium.gpu_executor.pins import PinKeeper, PinPolicy
 from spark_helium.gpu_executor.static_prefix import StaticPrefixes
@@ -17,55 +17,61 @@ def prefix(letter: int, blocks: int, block_size: int = 4) -> Tokens:
     return pack_tokens([letter] * (blocks * block_size))
 
 
+def planned(policy: PinPolicy) -> list[Tokens]:
+    return [tokens for tokens, _ in policy.plan()]
+
+
 def test_the_order_is_tokens_times_expected_calls() -> None:
     policy = PinPolicy(block_size=4, budget=100)
     policy.begin("q")
-    policy.called(prefix(1, 10), 3)
-    policy.called(prefix(2, 2), 20)
-    policy.called(prefix(3, 5), 7)
-    assert policy.plan() == [prefix(2, 2), prefix(3, 5), prefix(1, 10)]
+    policy.called(Prefix(prefix(1, 10)), 3)
+    policy.called(Prefix(prefix(2, 2)), 20)
+    policy.called(Prefix(prefix(3, 5)), 7)
+    assert planned(policy) == [prefix(2, 2), prefix(3, 5), prefix(1, 10)]
     assert [policy.value(p) for p in policy.plan()] == [160, 140, 120]
 
 
 def test_one_call_is_not_worth_a_pin() -> None:
     policy = PinPolicy(4, 100)
     policy.begin("q")
-    assert policy.called(prefix(1, 3), 1) == 1
-    assert policy.plan() == []
-    assert policy.called(prefix(1, 3), 1) == 2
-    assert policy.plan() == [prefix(1, 3)]
+    assert policy.called(Prefix(prefix(1, 3)), 1) == 1
+    assert planned(policy) == []
+    assert policy.called(Prefix(prefix(1, 3)), 1) == 2
+    assert planned(policy) == [prefix(1, 3)]
 
 
 def test_only_whole_blocks_count() -> None:
     policy = PinPolicy(4, 100)
     policy.begin("q")
-    assert policy.called(pack_tokens([1, 1, 1]), 50) == 0
-    policy.called(prefix(1, 2) + pack_tokens([7]), 5)
-    policy.called(prefix(1, 2) + pack_tokens([8]), 5)
-    assert policy.plan() == [prefix(1, 2)]
-    assert policy.value(prefix(1, 2)) == 80
+    assert policy.called(Prefix(pack_tokens([1, 1, 1])), 50) == 0
+    policy.called(Prefix(prefix(1, 2) + pack_tokens([7])), 5)
+    policy.called(Prefix(prefix(1, 2) + pack_tokens([8])), 5)
+    assert planned(policy) == [prefix(1, 2)]
+    assert policy.value(Prefix(prefix(1, 2))) == 80
 
 
 def test_unused_prefixes_fade_with_every_query_and_stay_while_there_is_room() -> None:
     policy = PinPolicy(4, 4)
     policy.begin("first")
-    policy.called(prefix(1, 3), 64)
+    policy.called(Prefix(prefix(1, 3)), 64)
     values = []
     for query in ("a", "b", "b", "c"):  # the same query again does not count
         policy.begin(query)
-        values.append(policy.value(prefix(1, 3)))
+        values.append(policy.value(Prefix(prefix(1, 3))))
     assert values == [384, 192, 192, 96]
-    assert policy.plan() == [prefix(1, 3)]
-    policy.called(prefix(2, 3), 9)  # 108 beats 96: it takes three blocks of four, the head of the other the last
-    assert policy.plan() == [prefix(2, 3), prefix(1, 1)]
+    assert planned(policy) == [prefix(1, 3)]
+    policy.called(
+        Prefix(prefix(2, 3)), 9
+    )  # 108 beats 96: it takes three blocks of four, the head of the other the last
+    assert planned(policy) == [prefix(2, 3), prefix(1, 1)]
 
 
 def test_nested_prefixes_are_paid_once() -> None:
     policy = PinPolicy(4, 5)
     policy.begin("q")
-    policy.called(prefix(1, 2), 100)
-    policy.called(prefix(1, 2) + prefix(2, 3), 10)
-    assert policy.plan() == [prefix(1, 2), prefix(1, 2) + prefix(2, 3)]
+    policy.called(Prefix(prefix(1, 2)), 100)
+    policy.called(Prefix(prefix(1, 2) + prefix(2, 3)), 10)
+    assert planned(policy) == [prefix(1, 2), prefix(1, 2) + prefix(2, 3)]
 
 
 uses = st.lists(st.tuples(st.integers(0, 5), st.lists(st.integers(0, 1), max_size=12), st.integers(1, 40)), max_size=40)
@@ -82,17 +88,17 @@ def test_any_plan_keeps_to_the_budget_and_follows_value(
         seen.add(tokens[: len(ids) // block_size * block_size * 4])
         for policy in policies:
             policy.begin(str(query))
-            policy.called(tokens, calls)
+            policy.called(Prefix(tokens), calls)
     policy = policies[0]
-    plan = policy.plan()
-    assert plan == policies[1].plan() == policy.plan()  # deterministic, and planning changes nothing
+    plan = planned(policy)
+    assert plan == planned(policies[1]) == planned(policy)  # deterministic, and planning changes nothing
     size = block_size * 4
     blocks = {p[:end] for p in plan for end in range(size, len(p) + 1, size)}
     assert len(blocks) <= budget
     assert all(p and len(p) % size == 0 for p in plan)
     assert len(set(plan)) == len(plan)
     # By value: when a prefix is cut or left out, those above it fill the budget.
-    wanted = sorted((p for p in seen if p), key=policy.value, reverse=True)
+    wanted = sorted((p for p in seen if p), key=lambda p: policy.value(Prefix(p)), reverse=True)
     totals: dict[Tokens, int] = {}
     for _, ids, calls in uses:
         whole = pack_tokens(ids)[: len(ids) // block_size * size]
@@ -103,7 +109,7 @@ def test_any_plan_keeps_to_the_budget_and_follows_value(
     taken: set[Tokens] = set()
     for p in worthwhile:
         mine = {p[:end] for end in range(size, len(p) + 1, size)}
-        ties = [q for q in worthwhile if policy.value(q) == policy.value(p) and q != p]
+        ties = [q for q in worthwhile if policy.value(Prefix(q)) == policy.value(Prefix(p)) and q != p]
         if ties:
             break
         if not mine <= blocks:
@@ -111,6 +117,15 @@ def test_any_plan_keeps_to_the_budget_and_follows_value(
             break
         taken |= mine
         assert p in plan
+
+
+def test_equal_prefixes_of_two_salts_are_two() -> None:
+    policy = PinPolicy(4, 6)
+    policy.begin("q")
+    policy.called(Prefix(prefix(1, 4), "a"), 10)
+    policy.called(Prefix(prefix(1, 4), "b"), 9)
+    assert policy.plan() == [Prefix(prefix(1, 4), "a"), Prefix(prefix(1, 2), "b")]
+    assert policy.value(Prefix(prefix(1, 4))) == 0
 
 
 def test_a_budget_leaves_room_for_the_longest_call() -> None:

@@ -14,6 +14,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from spark_helium.call_graph import CallTask, Constraint, Sampling
 
@@ -43,6 +44,13 @@ def unpack_tokens(tokens: Tokens) -> list[int]:
 def token_count(tokens: Tokens) -> int:
     """How many tokens the packed form holds."""
     return len(tokens) // TOKEN_BYTES
+
+
+class Prefix(NamedTuple):
+    """The beginning of prompts. KV is shared between prompts of one ``salt`` only."""
+
+    tokens: Tokens
+    salt: str = ""
 
 
 # One message as (role, segments). A segment is (text, trusted): text of a template is trusted, text from a
@@ -150,6 +158,7 @@ def pin_budget(fraction: float, blocks: int, block_size: int, max_model_len: int
 class EngineRequest:
     """One call, rendered. ``tokens`` is the whole prompt; lower ``priority`` runs earlier.
 
+    KV is shared with requests of the same ``salt`` only; an answer does not depend on it.
     The ``constraint`` of a score names its two choices. An engine gets tasks of its own :class:`EngineKind` only.
     """
 
@@ -159,6 +168,7 @@ class EngineRequest:
     constraint: Constraint | None = None
     priority: int = 0
     task: CallTask = CallTask.GENERATE
+    salt: str = ""
 
 
 @dataclass(slots=True)  # not frozen, as EngineRequest
@@ -246,7 +256,7 @@ class Engine(ABC):
     def abort(self, ids: Sequence[RequestId]) -> None:
         """Stop these requests. None of them comes back from a later poll. Unknown ids are ignored."""
 
-    def pin(self, prefixes: Sequence[Tokens]) -> None:  # noqa: B027
+    def pin(self, prefixes: Sequence[Prefix]) -> None:  # noqa: B027
         """Pin these prefixes, the most valuable first, and no others.
 
         A pinned prefix stays in the KV cache: its full blocks are not evicted. Nothing is computed for a pin. It takes

@@ -223,6 +223,8 @@ class OpenAIEngine(Engine):
 
     async def _ask(self, request: EngineRequest) -> EngineResult:
         plan = self._plan(request.sampling, request.constraint)
+        # What another endpoint caches is its own affair: it has no field to ask for.
+        salted = {"cache_salt": request.salt} if request.salt and self._server == "vllm" else {}
         expected = token_count(request.tokens) + plan.max_tokens if self._tokens_are_limited else 0
         await self._requests.take(1)
         await self._tokens.take(expected)
@@ -232,7 +234,7 @@ class OpenAIEngine(Engine):
                 reply = await self._client.chat.completions.create(
                     model=self._model,
                     messages=messages_of(request.tokens),
-                    extra_body={**plan.extra, **self._extra} or None,
+                    extra_body={**plan.extra, **salted, **self._extra} or None,
                     **plan.fields,
                 )
             result = self._to_result(request, plan, reply)

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 
-from spark_helium.gpu_executor.engines.base import TOKEN_BYTES, Tokens, token_count
+from spark_helium.gpu_executor.engines.base import TOKEN_BYTES, Prefix, Tokens, token_count
 from spark_helium.gpu_executor.engines.pin_table import PinTable
 
 
-def block_keys(tokens: Tokens, block_size: int) -> list[int]:
-    """A key for each full block of ``tokens`` that covers everything before it as well."""
+def block_keys(tokens: Tokens, block_size: int, salt: str = "") -> list[int]:
+    """A key for each full block of ``tokens`` that covers everything before it as well, and the salt."""
     size = block_size * TOKEN_BYTES
-    key = 0
+    key = hash(salt) if salt else 0
     keys = []
     for end in range(size, len(tokens) + 1, size):
         # 64 bits over all content so far: a collision would only miscount cached tokens.
@@ -27,7 +27,7 @@ def block_keys(tokens: Tokens, block_size: int) -> list[int]:
 class PrefixCache:
     """Blocks of ``block_size`` tokens, at most ``blocks`` of them.
 
-    A block's key covers everything before it, so a block is only found behind the same prefix, as in vLLM.
+    A block's key covers everything before it, so a block is only found behind the same prefix and salt, as in vLLM.
     Within one prompt the head counts as used after the tail, so a prefix loses its last block first. Blocks that a
     pin holds are not evicted; pins are to leave room for the longest prompt, which the engine sees to.
     """
@@ -44,27 +44,27 @@ class PrefixCache:
     def __len__(self) -> int:
         return len(self._used) + len(self._pinned)
 
-    def pin(self, prefixes: Sequence[Tokens]) -> None:
+    def pin(self, prefixes: Sequence[Prefix]) -> None:
         """Pin the full blocks of these prefixes, the most valuable first, instead of those pinned so far."""
-        self.pins.put({prefix: block_keys(prefix, self._block_size) for prefix in prefixes})
+        self.pins.put({prefix: block_keys(prefix.tokens, self._block_size, prefix.salt) for prefix in prefixes})
 
-    def enter(self, tokens: Tokens) -> int:
+    def enter(self, tokens: Tokens, salt: str = "") -> int:
         """Take ``tokens`` in as a prompt; how many leading tokens of it were there already.
 
         Whole blocks only, and never the whole prompt: the last token must run to give an answer.
         """
-        keys = block_keys(tokens, self._block_size)
+        keys = block_keys(tokens, self._block_size, salt)
         hits = self._hits(keys[: (token_count(tokens) - 1) // self._block_size])
         self._touch(keys)
         return hits * self._block_size
 
-    def known(self, tokens: Tokens) -> int:
+    def known(self, tokens: Tokens, salt: str = "") -> int:
         """How many leading tokens of ``tokens`` are there, in whole blocks; changes nothing."""
-        return self._hits(block_keys(tokens, self._block_size)) * self._block_size
+        return self._hits(block_keys(tokens, self._block_size, salt)) * self._block_size
 
-    def extend(self, tokens: Tokens) -> None:
+    def extend(self, tokens: Tokens, salt: str = "") -> None:
         """Take in the full blocks of ``tokens``, a prompt followed by its answer."""
-        self._touch(block_keys(tokens, self._block_size))
+        self._touch(block_keys(tokens, self._block_size, salt))
 
     def _hits(self, keys: list[int]) -> int:
         used, pinned = self._used, self._pinned

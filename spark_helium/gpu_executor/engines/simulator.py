@@ -35,6 +35,7 @@ from spark_helium.gpu_executor.engines.base import (
     EngineRequest,
     EngineResult,
     PinStatus,
+    Prefix,
     PromptRenderer,
     RenderedMessage,
     RenderError,
@@ -154,7 +155,7 @@ class SimulatorEngine(Engine):
         self._prefill_free = 0.0
         self._sequence = 0  # breaks ties in both heaps by arrival
         self._waiting: list[tuple[int, int, EngineRequest, Plan]] = []
-        self._running: list[tuple[float, int, EngineResult, Tokens]] = []
+        self._running: list[tuple[float, int, EngineResult, Prefix]] = []
         self._ready: list[EngineResult] = []
         self._wake = threading.Event()
         self._closed = False
@@ -221,7 +222,7 @@ class SimulatorEngine(Engine):
         heapify(self._running)
         self._ready = [result for result in self._ready if result.id not in gone]
 
-    def pin(self, prefixes: Sequence[Tokens]) -> None:
+    def pin(self, prefixes: Sequence[Prefix]) -> None:
         if not self._pins.reason:
             self._cache.pin(prefixes)
 
@@ -274,7 +275,7 @@ class SimulatorEngine(Engine):
     def _start(self, request: EngineRequest, plan: Plan) -> None:
         tokens = request.tokens
         prompt_tokens = len(tokens) // TOKEN_BYTES
-        cached = self._cache.enter(tokens)
+        cached = self._cache.enter(tokens, request.salt)
         self._prefill_free = self._clock + (prompt_tokens - cached) * self._prefill_seconds
         salt = b"" if plan.deterministic else (request.id & (1 << 64) - 1).to_bytes(8, "big")
         try:
@@ -285,15 +286,15 @@ class SimulatorEngine(Engine):
         result = EngineResult(request.id, text, prompt_tokens, cached, output_tokens, truncated)
         ends = self._prefill_free + output_tokens * self._decode_seconds
         self._sequence += 1
-        heappush(self._running, (ends, self._sequence, result, tokens))
+        heappush(self._running, (ends, self._sequence, result, Prefix(tokens, request.salt)))
 
-    def _finish(self, result: EngineResult, tokens: Tokens) -> None:
+    def _finish(self, result: EngineResult, prompt: Prefix) -> None:
         # The last token of an answer is never fed back, so it stays out of the cache.
         size = self._block_size
         if (result.prompt_tokens + result.output_tokens - 1) // size > result.prompt_tokens // size:
             data = result.text.encode()
             kept = (result.output_tokens - 1) * TOKEN_BYTES
-            self._cache.extend(tokens + data[:kept])
+            self._cache.extend(prompt.tokens + data[:kept], prompt.salt)
         self._ready.append(result)
 
     def _refuse(self, request: EngineRequest, reason: str) -> None:

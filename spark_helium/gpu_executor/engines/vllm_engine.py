@@ -60,9 +60,9 @@ from spark_helium.gpu_executor.engines.base import (
     EngineRequest,
     EngineResult,
     PinStatus,
+    Prefix,
     PromptRenderer,
     RequestId,
-    Tokens,
     token_count,
     unpack_tokens,
 )
@@ -197,7 +197,7 @@ class VllmEngine(Engine):
         if gone and not self._closed:
             self._loop.call_soon_threadsafe(self._cancel, gone)
 
-    def pin(self, prefixes: Sequence[Tokens]) -> None:
+    def pin(self, prefixes: Sequence[Prefix]) -> None:
         self._check_alive()
         if not self._pins.reason:
             self._loop.call_soon_threadsafe(self._tell_pins, list(prefixes))
@@ -269,7 +269,7 @@ class VllmEngine(Engine):
             self._tasks[request.id] = task
             task.add_done_callback(forget)  # not in the task itself: one that is cancelled early never runs
 
-    def _tell_pins(self, prefixes: list[Tokens]) -> None:
+    def _tell_pins(self, prefixes: list[Prefix]) -> None:
         if self._engine is not None:
             telling = self._loop.create_task(self._hear_of_pins(vllm_pins.pin(self._engine, prefixes)))
             self._pin_tasks.add(telling)
@@ -306,7 +306,7 @@ class VllmEngine(Engine):
             final: Any = None
             ask = self._engine.encode if request.task is CallTask.EMBED else self._engine.generate
             async for output in ask(
-                api.prompt(unpack_tokens(request.tokens)),
+                api.prompt(unpack_tokens(request.tokens), request.salt),
                 self._plan(request),
                 request_id=str(request.id),
                 priority=request.priority,
@@ -368,7 +368,7 @@ class _Api:
     final_only: Any
     structured: Any
     pooling_params: Any
-    prompt: Callable[[list[int]], Any]
+    prompt: Callable[[list[int], str], Any]
     dead_error: type[Exception]
     generate_error: type[Exception]
 
@@ -462,10 +462,21 @@ def load_api() -> _Api:
     needed = {"prompt", "sampling_params", "request_id", "priority"} - generate.keys()
     needed |= {"prompt", "pooling_params", "request_id", "priority"} - encode.keys()
     needed |= {"model", "max_model_len", "block_size", "scheduling_policy", "enable_prefix_caching"} - fields
-    if needed:
-        raise EngineStartError(_unsupported(f"it does not take {', '.join(sorted(needed))}"))
+    # A key that TokensPrompt does not know would be dropped without a word, and namespaces would share KV.
+    needed |= {"cache_salt"} - inputs.TokensPrompt.__annotations__.keys()
     # Newer versions want prompts ready-made and accept a bare list of tokens only with a warning.
     tokens_input = getattr(inputs, "tokens_input", None)
+    if tokens_input is not None:
+        needed |= {"cache_salt"} - inspect.signature(tokens_input).parameters.keys()
+    if needed:
+        raise EngineStartError(_unsupported(f"it does not take {', '.join(sorted(needed))}"))
+
+    def prompt(ids: list[int], salt: str) -> Any:
+        salted = {"cache_salt": salt} if salt else {}
+        if tokens_input is not None:
+            return tokens_input(ids, **salted)
+        return inputs.TokensPrompt(prompt_token_ids=ids, **salted)
+
     return _Api(
         version=version,
         async_llm=found["AsyncLLM"],
@@ -475,7 +486,7 @@ def load_api() -> _Api:
         final_only=found["RequestOutputKind"].FINAL_ONLY,
         structured=found["StructuredOutputsParams"],
         pooling_params=found["PoolingParams"],
-        prompt=tokens_input or (lambda ids: inputs.TokensPrompt(prompt_token_ids=ids)),
+        prompt=prompt,
         dead_error=found["EngineDeadError"],
         generate_error=found["EngineGenerateError"],
     )

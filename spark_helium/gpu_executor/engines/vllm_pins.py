@@ -28,7 +28,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from spark_helium.gpu_executor.engines.base import PinStatus, Tokens, pin_budget, unpack_tokens
+from spark_helium.gpu_executor.engines.base import PinStatus, Prefix, pin_budget, unpack_tokens
 from spark_helium.gpu_executor.engines.pin_table import PinTable
 
 UTILITY = "helium_pins"
@@ -88,7 +88,7 @@ def what_is_missing(classes: dict[str, Any]) -> str:
             "Request",
             "__init__",
             (),
-            ("request_id", "prompt_token_ids", "sampling_params", "pooling_params", "block_hasher"),
+            ("request_id", "prompt_token_ids", "sampling_params", "pooling_params", "block_hasher", "cache_salt"),
         ),
     ]
     for class_name, method, positional, named in relied_on:
@@ -116,7 +116,7 @@ async def start(engine: Any, fraction: float) -> PinStatus:
         return PinStatus(_unlike(f"the engine core does not answer: {e}"))
 
 
-async def pin(engine: Any, prefixes: Sequence[Tokens]) -> PinStatus:
+async def pin(engine: Any, prefixes: Sequence[Prefix]) -> PinStatus:
     """See :meth:`Engine.pin`."""
     return await _call(engine, "pin", list(prefixes))
 
@@ -164,10 +164,10 @@ class VllmPins:
             self.status = pin_budget(fraction, blocks, self._scheduler.block_size, self._scheduler.max_model_len)
             self._table.budget = self.status.budget
 
-    def pin(self, prefixes: Sequence[Tokens], hashes_of: Callable[[list[int]], Sequence[Hashable]]) -> None:
-        """See :meth:`Engine.pin`. ``hashes_of`` gives the hashes of the full blocks of a prompt."""
+    def pin(self, prefixes: Sequence[Prefix], hashes_of: Callable[[list[int], str], Sequence[Hashable]]) -> None:
+        """See :meth:`Engine.pin`. ``hashes_of`` gives the hashes of the full blocks of a prompt with a salt."""
         if not self.status.reason:
-            self._table.put({prefix: hashes_of(unpack_tokens(prefix)) for prefix in prefixes})
+            self._table.put({prefix: hashes_of(unpack_tokens(prefix.tokens), prefix.salt) for prefix in prefixes})
 
     def report(self) -> PinStatus:
         """The state of the pins."""
@@ -256,7 +256,8 @@ def _utility(core: Any, operation: str, argument: Any = None) -> dict[str, Any]:
         case "start":
             pins.start(argument)
         case "pin":
-            pins.pin(argument, lambda tokens: _block_hashes(core, tokens))
+            prefixes = [Prefix(*prefix) for prefix in argument]
+            pins.pin(prefixes, lambda tokens, salt: _block_hashes(core, tokens, salt))
         case "status":
             pass
         case _:
@@ -264,8 +265,8 @@ def _utility(core: Any, operation: str, argument: Any = None) -> dict[str, Any]:
     return asdict(pins.report())
 
 
-def _block_hashes(core: Any, tokens: list[int]) -> list[Hashable]:
-    """The hashes that vLLM gives the full blocks of a call with these tokens."""
+def _block_hashes(core: Any, tokens: list[int], salt: str) -> list[Hashable]:
+    """The hashes that vLLM gives the full blocks of a call with these tokens and this salt."""
     from vllm.sampling_params import SamplingParams
     from vllm.v1.request import Request
 
@@ -275,6 +276,7 @@ def _block_hashes(core: Any, tokens: list[int]) -> list[Hashable]:
         sampling_params=SamplingParams(max_tokens=1),
         pooling_params=None,
         block_hasher=core.request_block_hasher,
+        cache_salt=salt or None,
     )
     return list(request.block_hashes)
 

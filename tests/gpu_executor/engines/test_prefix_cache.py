@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spark_helium.gpu_executor.engines.base import pack_tokens
+from spark_helium.gpu_executor.engines.base import Prefix, pack_tokens
 from spark_helium.gpu_executor.engines.prefix_cache import PrefixCache
 
 
@@ -69,7 +69,7 @@ def test_an_equal_block_behind_another_prefix_is_no_hit() -> None:
 def test_a_pinned_prefix_survives_what_evicts_all_else() -> None:
     cache = PrefixCache(blocks=8, block_size=2, pin_budget=4)
     prefix, question = [1] * 6, [9, 9]
-    cache.pin([pack_tokens(prefix)])
+    cache.pin([Prefix(pack_tokens(prefix))])
     assert cache.enter(pack_tokens(prefix + question)) == 0
     for i in range(10, 20):
         assert cache.enter(pack_tokens([i] * 10)) == 0
@@ -91,7 +91,7 @@ def test_pins_are_never_evicted_and_leave_the_others_their_room(
 ) -> None:
     budget = sum(len(tokens) // block_size for tokens in pinned)
     cache = PrefixCache(room + budget, block_size, budget)
-    cache.pin([pack_tokens(tokens) for tokens in pinned])
+    cache.pin([Prefix(pack_tokens(tokens)) for tokens in pinned])
     seen: set[tuple[int, ...]] = set()
     heads = {tuple(tokens[:end]) for tokens in pinned for end in range(block_size, len(tokens) + 1, block_size)}
     for number, tokens in operations:
@@ -110,3 +110,16 @@ def test_pins_are_never_evicted_and_leave_the_others_their_room(
 def test_refuses_a_cache_without_room(blocks: int, block_size: int) -> None:
     with pytest.raises(ValueError, match="at least one block"):
         PrefixCache(blocks, block_size)
+
+
+def test_a_salt_has_blocks_and_pins_of_its_own() -> None:
+    cache = PrefixCache(blocks=12, block_size=2, pin_budget=3)
+    prompt = pack_tokens([1, 2, 3, 4, 5, 6, 7])
+    cache.pin([Prefix(prompt[:24], "a")])
+    assert [cache.enter(prompt, salt) for salt in ("", "a", "b")] == [0, 0, 0]
+    assert [cache.known(prompt, salt) for salt in ("", "a", "b", "c")] == [6, 6, 6, 0]
+    cache.extend(pack_tokens(range(1, 11)), "b")
+    assert [cache.known(pack_tokens(range(1, 11)), salt) for salt in ("a", "b")] == [6, 10]
+    for i in range(20, 40):
+        cache.enter(pack_tokens([i] * 10))
+    assert [cache.enter(prompt, salt) for salt in ("a", "b", "")] == [6, 0, 0]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from spark_helium.call_graph import Call, InputRef, Message, Sampling
 from spark_helium.conf import Settings
 from spark_helium.gpu_executor.engines import create, vllm_pins
-from spark_helium.gpu_executor.engines.base import EngineRequest, EngineResult, Tokens, pack_tokens, token_count
+from spark_helium.gpu_executor.engines.base import EngineRequest, EngineResult, Prefix, Tokens, pack_tokens, token_count
 from spark_helium.gpu_executor.engines.prefix_cache import block_keys
 from spark_helium.gpu_executor.engines.vllm_engine import VllmEngine
 from spark_helium.gpu_executor.engines.vllm_pins import UTILITY, VllmPins, choose_scheduler, what_is_missing
@@ -239,7 +239,7 @@ class Scheduler:
         self.pins.start(1.0)
 
     def pin(self, *prefixes: Tokens) -> None:
-        self.pins.pin(prefixes, lambda ids: block_keys(pack_tokens(ids), SIZE))
+        self.pins.pin(list(map(Prefix, prefixes)), lambda ids, salt: block_keys(pack_tokens(ids), SIZE, salt))
 
     def begin(self, tokens: Tokens) -> FakeCall | None:
         self.number += 1
@@ -486,7 +486,7 @@ def test_a_prefix_outlives_the_cache_with_pins_on_and_not_with_pins_off(engine: 
         asker = Asker(engine, f"Version {pinned}.", 550, ids)
         tokens = token_count(asker.prefix)
         assert 480 <= tokens <= 640
-        engine.pin([asker.prefix] if pinned else [])
+        engine.pin([Prefix(asker.prefix)] if pinned else [])
         # All at once and nothing cached: the first computes the prefix, and the others do not.
         first = asker.ask("It broke on day one.", "I love it.", "As promised.")
         assert sorted(result.cached_prompt_tokens for result in first) == [0, tokens, tokens]
@@ -512,7 +512,7 @@ def test_everything_completes_with_pins_at_their_budget_and_the_cache_nearly_ful
     expected += [run(engine, [call])[call.id].text for call in calls]
     prefixes = [asker.prefix for asker in askers]
     prefixes[1] = prefixes[1][: (30 * 32 * 4) - len(prefixes[0])]
-    engine.pin(prefixes)
+    engine.pin(list(map(Prefix, prefixes)))
     for asker in askers:
         asker.ask("-")
     before = report(engine)
@@ -531,7 +531,7 @@ def test_everything_completes_with_pins_at_their_budget_and_the_cache_nearly_ful
 @pytest.mark.engine
 def test_the_cache_can_be_reset_while_prefixes_are_pinned(engine: VllmEngine, ids: Iterator[int]) -> None:
     asker = Asker(engine, "Third.", 200, ids)
-    engine.pin([asker.prefix])
+    engine.pin([Prefix(asker.prefix)])
     asker.ask("a")
     assert report(engine).pins == 1
     reset = asyncio.run_coroutine_threadsafe(engine._engine.reset_prefix_cache(), engine._loop)
@@ -555,3 +555,27 @@ def test_both_of_vllms_schedulers_can_pin() -> None:
         made = getattr(vllm_pins, name)
         assert issubclass(made, base)
         assert made.schedule is base.schedule
+
+
+@pytest.mark.engine
+def test_kv_and_pins_of_a_salt_serve_no_other(engine: VllmEngine, ids: Iterator[int]) -> None:
+    asker = Asker(engine, "Fourth.", 300, ids)
+    tokens = token_count(asker.prefix)
+    assert tokens >= 256
+    engine.pin([Prefix(asker.prefix, "a"), Prefix(asker.prefix, "b")])
+
+    def ask(salt: str) -> EngineResult:
+        (request,) = asker.requests("It broke on day one.")
+        request.salt = salt
+        return run(engine, [request])[request.id]
+
+    results = [ask(salt) for salt in ("a", "b", "", "a", "b", "")]
+    cached = [result.cached_prompt_tokens for result in results]
+    print(f"cached tokens of two rounds with the salts a, b and none: {cached}, prefix {tokens}")
+    assert cached[:3] == [0, 0, 0]
+    assert min(cached[3:]) >= tokens
+    assert len({result.text for result in results}) == 1
+    assert report(engine).pins == 2
+    thrash(engine, ids)
+    assert [ask(salt).cached_prompt_tokens for salt in ("a", "b", "")] == [tokens, tokens, 0]
+    engine.unpin()
